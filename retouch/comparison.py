@@ -1,4 +1,4 @@
-"""Compare a result with its repetition: number by number, value by value, and in words."""
+"""Compare a result with its repetition: the main numbers, all values, and a verdict in words."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from retouch.studies.results import StudyReport
 
 log = logging.getLogger("retouch")
 
-# Keys of results.json that are not compared, wherever they occur, and why.
+# Keys of results.json that are not compared wherever they occur, and why.
 NOT_COMPARED = {
-    "seconds": "time, which no two runs share",
+    "seconds": "time, which always differs",
     "originals": "facts about the images, whose fingerprints are compared before the run starts",
     "test_originals": "likewise",
     "made": "versions and machine, which are compared before the run starts",
 }
 
-# display names of what fine-tuning tests, by their keys in its results and columns in its predictions
+# display names of the networks that fine-tuning tests, by their keys in its results and columns in its predictions
 TRAINED = {"tuned": "fine-tuned", "from_scratch": "from scratch", "linear_probe": "linear probe"}
 
 Results = PretrainResults | PretrainSeeds | ProbeReport | FinetuneResult | StudyReport
@@ -49,8 +49,8 @@ class Number(Record):
     name: str
     then: float
     now: float | None  # None: missing now
-    ci95: tuple[float, float] | None  # of the first result; None if a single run has none
-    # if the answers of both runs to the same test images are known: now minus then, image by image, and the p of
+    ci95: tuple[float, float] | None  # of the first result; None for numbers without an interval
+    # if the predictions of both runs on the same test images are known: now minus then, image by image, and the p of
     # McNemar's exact test after Holm's correction for all numbers of the result
     paired: Comparison | None = None
     adjusted_p: float | None = None
@@ -59,8 +59,8 @@ class Number(Record):
     def state(self) -> Verdict:
         """``within the interval`` if the numbers are not equal but no difference is shown.
 
-        The paired difference decides. The interval over test images covers the choice of images, but these are the
-        same images, so it decides only if the answers are unknown.
+        The paired difference decides. The interval over test images covers the choice of images, but the images are
+        the same here, so it decides only if the predictions are unknown.
         """
         if self.then == self.now:
             return "identical"
@@ -80,20 +80,20 @@ class Decision(Record):
 
 
 class Repetition(Record):
-    """What repeating a result has shown."""
+    """A result compared with its repetition."""
 
     of: Path  # the folder of the result
     folder: Path  # of its repetition
     verdict: Verdict
     numbers: tuple[Number, ...]  # the main numbers
     decisions: tuple[Decision, ...] = ()  # of a study
-    values: int  # how many results.json holds, except `NOT_COMPARED`
+    values: int  # number of values in results.json, except `NOT_COMPARED`
     differing: tuple[str, ...]  # keys of the values that differ
     changed: tuple[str, ...]  # versions, machine and images that differ from the first run
 
 
 def headline(found: Results) -> list[tuple[str, float, tuple[float, float] | None]]:
-    """The main numbers of a result: names, values, and intervals if they have one."""
+    """The main numbers of a result: name, value, and interval if there is one."""
     if isinstance(found, PretrainResults):
         numbers = {"steps": float(found.steps), **found.numbers}
         return [(name, value, None) for name, value in numbers.items() if name not in NOT_COMPARED]
@@ -146,7 +146,7 @@ def decided(found: Results) -> dict[str, str]:
 
 
 def compared(of: Path, folder: Path, then: Results, now: Results, changed: Sequence[str] = ()) -> Repetition:
-    """Compare two results: every value that they hold, and their main numbers."""
+    """Compare two results: all their values, and their main numbers."""
     other = {name: value for name, value, _ in headline(now)}  # if the images changed, tasks may be missing
     paired = _paired(of, folder, then, now)
     adjusted = dict(zip(paired, holm([one.p_value for one in paired.values()]), strict=True))
@@ -188,7 +188,7 @@ def compared(of: Path, folder: Path, then: Results, now: Results, changed: Seque
 
 
 def _paired(of: Path, folder: Path, then: Results, now: Results) -> dict[str, Comparison]:
-    """By name of the number: the new answers against the old ones, if both are for the same test images."""
+    """By name of the number: new against old predictions, if both are for the same test images."""
     old, new = _answered(of, then), _answered(folder, now)
     return {
         name: compare(new[name].answers, one.answers, one.labels)
@@ -198,7 +198,7 @@ def _paired(of: Path, folder: Path, then: Results, now: Results) -> dict[str, Co
 
 
 class _Answered(NamedTuple):
-    """What one classifier answered."""
+    """The predictions of one classifier."""
 
     rows: Tensor  # int64 [n], of the test set
     classes: tuple[str, ...]
@@ -212,14 +212,14 @@ class _Answered(NamedTuple):
 
 
 def _answered(folder: Path, found: Results) -> dict[str, _Answered]:
-    """The answers behind the numbers of a result, by the name of the number; empty if they were not kept."""
+    """The predictions behind the numbers of a result, by the name of the number; empty if they were not kept."""
     try:
         kept = read_predictions(folder) if (folder / PREDICTIONS).is_file() else []
     except UserError as error:
         log.warning("%s", error)
         return {}
     tasks = task_names(found.results) if isinstance(found, ProbeReport) else [one.task for one in kept]
-    if len(tasks) != len(kept):  # with several seeds, each seed keeps its own
+    if len(tasks) != len(kept):  # with several seeds, the run of each seed keeps its own
         return {}
 
     def name(task: str, column: str) -> str:
@@ -249,7 +249,7 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, Leaf]]:
 
 
 def show(found: Repetition) -> None:
-    """The table and the verdict, on the console."""
+    """Print the table and the verdict on the console."""
     console = Console(width=None if Console().is_terminal else 100)
     table = Table(title=f"{found.of}, run again in {found.folder}", title_justify="left")
     for column in ("", "then", "now", "95% interval then", "paired difference", ""):
@@ -272,7 +272,7 @@ def _difference(one: Number) -> str:
 
 
 def sentences(found: Repetition) -> list[str]:
-    """The verdict in words, and what may explain it."""
+    """The verdict in words, and possible explanations."""
     if found.verdict == "identical":
         return [f"identical: all {found.values:,} values of {RESULTS} are the same, to the last digit"]
     count = f"{len(found.differing):,} of {found.values:,} values of {RESULTS} differ, the first: {found.differing[0]}"
@@ -283,7 +283,7 @@ def sentences(found: Repetition) -> list[str]:
         if one.then != one.now
     ]
     if found.verdict == "different" and all(one.ci95 is None for one in found.numbers):
-        lines.append("a single pretraining run has no interval; one with seeds=5 has")
+        lines.append("a single pretraining run has no intervals; pretraining with seeds=5 has them")
     if found.changed:
         lines += ["changed since the first run:", *(f"  {line}" for line in found.changed)]
     elif found.verdict == "different":

@@ -51,14 +51,14 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
     Args:
         result: a ``results.json``, or the run folder around it.
         out: the folder of the repetition; by default the first of ``RESULT-repeat-1``, ``-2``, ... that is free.
-        resume: continue a repetition that was stopped, in ``out``.
+        resume: continue a repetition in ``out`` that was stopped.
 
     Returns:
         The same in every process; None if a signal stopped it.
 
     Raises:
-        UserError: there is no such result, it cannot be repeated, or its images or encoder are gone; nothing has been
-            written.
+        UserError: there is no such result, it cannot be repeated, or its images or encoder are gone. Nothing has been
+            written then.
     """
     if resume and out is None:
         raise UserError("to continue a repetition, name its folder: -o FOLDER --resume")
@@ -72,7 +72,7 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
         for line in changed:
             log.warning("%s", line)
         log.info("%s is run again in %s", folder, config.out)
-        if not gather(_run(config))[0]:  # the others do not have the result
+        if not gather(_run(config))[0]:  # only the first process has the result
             again = shlex.join(["retouch", "repeat", str(folder), "-o", str(config.out), "--resume"])
             log.info("to continue and compare: %s", again)
             return None
@@ -92,7 +92,7 @@ def result_folder(path: Path) -> Path:
         UserError: says why not, and what would work.
     """
     folder = path.parent if path.name == RESULTS else path
-    if folder.name in ("", ".."):  # the name of the repetition derives from its own
+    if folder.name in ("", ".."):  # the repetition is named after the folder
         folder = Path(os.path.abspath(folder))  # noqa: PTH100 -- resolve() would follow links
     mark = run_stage(folder)
     if mark is None:
@@ -104,7 +104,7 @@ def result_folder(path: Path) -> Path:
         raise UserError(f"{folder} is part of the study {study}, which chose its images; repeat the study: {study}")
     if mark in LEFT:
         raise UserError(
-            f"{folder}: retouch {mark} leaves {LEFT[mark]}, but no numbers to compare; to write them again: retouch "
+            f"{folder}: retouch {mark} writes {LEFT[mark]}, but no numbers to compare; to write them again: retouch "
             f"{mark} {folder}/config.yaml out={folder}-repeat"
         )
     if not (folder / RESULTS).is_file():
@@ -113,10 +113,10 @@ def result_folder(path: Path) -> Path:
 
 
 def read_any(folder: Path) -> Results:
-    """The results in a run folder, of any of these stages.
+    """Read the results in a run folder of pretraining, a probe, fine-tuning or a study.
 
     Raises:
-        UserError: they are damaged, or written by another version.
+        UserError: they are damaged, or written by another version of Retouch.
     """
     mark = run_stage(folder)
     if mark == "pretrain":
@@ -135,12 +135,12 @@ def _settings(folder: Path, then: Results) -> Settings:
     file = folder / "config.yaml"
     if isinstance(then, StudyReport):
         read_plan(folder)
-        # decisions that depended on time are not made again
+        # the plan keeps decisions that depended on time
         return load_config(StudyConfig, file).model_copy(update={"plan": folder / PLAN})
     if isinstance(then, FinetuneResult):
         return load_config(FinetuneConfig, file)
     if isinstance(then, ProbeReport):
-        # take nothing from the first run, not even its features; seeds may have been added since
+        # do not reuse features of the first run; config.yaml has its last settings, to which seeds may have been added
         seeds = 1 if then.seeds is None else len(then.seeds.runs)
         return load_config(ProbeConfig, file).model_copy(update={"feature_cache": False, "seeds": seeds})
     config = load_config(PretrainConfig, file)
@@ -148,7 +148,7 @@ def _settings(folder: Path, then: Results) -> Settings:
     config = config.model_copy(update={"seeds": len(runs)})
     ends = {run.steps for run in runs}
     if isinstance(config, GradientPretraining) and len(ends) == 1:  # seeds that stopped when flat do so again
-        # a resumed run may have ended at another step than its first settings say
+        # a resumed run may have ended at another step than its first settings
         return config.model_copy(update={"stop": config.stop.model_copy(update={"at": ends.pop()})})
     return config
 
@@ -165,7 +165,7 @@ def _run(config: Settings) -> bool:
     return finetune(config, feature_cache=False) is not None
 
 
-# ---- what differs before it starts
+# ---- what has changed since
 
 
 class Member(NamedTuple):
@@ -176,15 +176,15 @@ class Member(NamedTuple):
 
 
 def _changed(folder: Path, then: Results, config: Settings, here: World) -> list[str]:
-    """What has changed, each with what to do.
+    """What has changed since the result, each with a remedy.
 
     Raises:
-        UserError: images or an encoder cannot be opened, or an encoder is not the same one.
+        UserError: images or an encoder cannot be opened, or an encoder is a different one.
     """
     found: list[str] = []
     for member in _members(folder, then, config):
         if member.made is None:
-            found.append(f"{folder} does not record what it was made with: an older Retouch wrote it")
+            found.append(f"{folder} does not record versions, machine and images: an older version of Retouch wrote it")
         else:
             found += differences(folder, member.made, made(_inputs(member.config, here)))
     return list(dict.fromkeys(found))
@@ -217,32 +217,32 @@ def _inputs(config: Settings, here: World) -> dict[str, str]:
 
 
 def differences(folder: Path, then: Made, now: Made) -> list[str]:
-    """What differs between the run that made the result in ``folder`` and this one, each with what to do.
+    """What differs between the run that wrote ``folder`` and this one, each with a remedy.
 
     Raises:
-        UserError: the encoder is a different one, so it would not be a repetition.
+        UserError: the encoder is a different one, so this would not be a repetition.
     """
     found = []
     for name, version in then.versions.items():
         if (other := now.versions.get(name, "none")) != version:
             public = version.partition("+")[0]  # the default index has no 2.11.0+cpu
             remedy = f"pip install {name}=={public}" if name not in ("Python", "retouch") else f"use {name} {version}"
-            found.append(f"{name} was {version} and is now {other}: for the same digits, {remedy}")
+            found.append(f"{name} was {version} and is now {other}: for identical numbers, {remedy}")
     if then.code != now.code and then.versions.get("retouch") == now.versions.get("retouch"):
-        found.append("the source of Retouch has changed since: for the same digits, use the earlier source")
+        found.append("the source of Retouch has changed since: for identical numbers, use the earlier source")
     if then.processor != now.processor:
         found.append(f"it was made on {then.processor}, but this is {now.processor}: the last digits may differ")
     if then.device != now.device:
-        found.append(f"it was made on the device {then.device}, but this run uses {now.device}: digits will differ")
+        found.append(f"it was made on the device {then.device}, but this run uses {now.device}: numbers will differ")
     if then.threads != now.threads:
         found.append(
-            f"it was made with {then.threads} threads, but this run uses {now.threads}: for the same digits, set "
+            f"it was made with {then.threads} threads, but this run uses {now.threads}: for identical numbers, set "
             f"OMP_NUM_THREADS={then.threads}"
         )
     if then.processes != now.processes:
         found.append(
-            f"it was made with {then.processes} processes, but this run uses {now.processes}: for the same digits, "
-            f"torchrun --nproc-per-node {then.processes} -m retouch repeat {shlex.quote(str(folder))}"
+            f"it was made with {then.processes} processes, but this run uses {now.processes}: for identical numbers, "
+            f"run torchrun --nproc-per-node {then.processes} -m retouch repeat {shlex.quote(str(folder))}"
         )
     for key, fingerprint in then.inputs.items():
         if now.inputs.get(key) == fingerprint:
@@ -250,10 +250,10 @@ def differences(folder: Path, then: Made, now: Made) -> list[str]:
         if key == ENCODER_INPUT:
             raise UserError(
                 f"encoder: this is not the one that was measured (sha256 {fingerprint[:12]}, now "
-                f"{now.inputs.get(key, 'none')[:12]}): put that one back, or repeat its pretraining into its folder"
+                f"{now.inputs.get(key, 'none')[:12]}); restore that one, or repeat its pretraining into its folder"
             )
         found.append(
-            f"{key}: the images have changed since (their files, sizes, dates or labels), so numbers will differ: "
-            "restore the original images"
+            f"{key}: the images have changed since (files, sizes, dates or labels), so numbers will differ; for "
+            "identical numbers, restore the original images"
         )
     return found

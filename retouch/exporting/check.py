@@ -25,7 +25,7 @@ BATCH = 64
 
 
 class Difference(Record):
-    """How far an output of the export is from that of the network, over all images."""
+    """The difference between an output of the export and that of the network, over all images."""
 
     output: str
     largest: float  # absolute
@@ -33,11 +33,11 @@ class Difference(Record):
 
 
 class Check(Record):
-    """What an export was compared on."""
+    """The comparison of an export with its network."""
 
     images: int
     source: str  # of the images
-    real: bool  # not generated for the check
+    real: bool  # whether they are real images, not generated for the check
     differences: tuple[Difference, ...]
 
     @property
@@ -48,7 +48,7 @@ class Check(Record):
     def text(self) -> str:
         """In words."""
         kind = f"images of {self.source}" if self.real else f"generated images ({self.source})"
-        found = ", ".join(f"{one.output} {one.largest:.1e} (of {one.scale:.2g})" for one in self.differences)
+        found = ", ".join(f"{one.output} {one.largest:.1e} (RMS {one.scale:.2g})" for one in self.differences)
         return f"on {self.images:,} {kind}, the largest difference from torch is {found}"
 
 
@@ -61,7 +61,7 @@ class Shown(NamedTuple):
 
 
 def images_of(config: ExportConfig, subject: Subject) -> Shown:
-    """Images to compare on: the requested ones, else those that the network learned from, else generated ones.
+    """Images to compare on: the requested ones, else the network's training images, else generated ones.
 
     Raises:
         UserError: the requested images cannot be read.
@@ -74,7 +74,7 @@ def images_of(config: ExportConfig, subject: Subject) -> Shown:
         if source is not None:
             return _decoded(source, subject.provenance.levels, size, count, real=True)
     except (UserError, OSError, TypeError) as error:
-        log.info("the images of the run cannot be read (%s): generated ones are used for the check", one_line(error))
+        log.info("the images of the run cannot be read (%s); comparing on generated images", one_line(error))
     return _decoded(build_source("shapes"), None, size, count, real=False)
 
 
@@ -87,7 +87,7 @@ def _decoded(source: Source, levels: Levels | None, size: int, count: int, *, re
 
 @torch.no_grad()
 def compared(network: Exportable, export: Run, shown: Shown) -> Check:
-    """Run both on the same images.
+    """Compare the outputs of both on the same images.
 
     Raises:
         UserError: an output is not finite.
@@ -112,15 +112,15 @@ def compared(network: Exportable, export: Run, shown: Shown) -> Check:
 
 
 def refuse_apart(check: Check, name: str) -> None:
-    """Refuse an export that does not compute what the network computes.
+    """Refuse an export that does not compute the same as the network.
 
     Raises:
-        UserError: names every output that is more than ``TOLERANCE`` away.
+        UserError: names every output that differs by more than ``TOLERANCE``.
     """
     far = [one for one in check.differences if not one.largest <= TOLERANCE * one.scale]
     if far:
-        found = " and ".join(f"{one.output} by up to {one.largest:.1e} (of {one.scale:.2g})" for one in far)
+        found = " and ".join(f"{one.output} by up to {one.largest:.1e} (RMS {one.scale:.2g})" for one in far)
         raise UserError(
             f"format={name}: the export differs from the network in torch: {found} on {check.images:,} images of "
-            f"{check.source}, and {TOLERANCE:g} of the size is allowed, so it was not written; use another format"
+            f"{check.source}, but only {TOLERANCE:g} of the RMS is allowed; it was not written; use another format"
         )

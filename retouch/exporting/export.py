@@ -25,7 +25,7 @@ log = logging.getLogger("retouch")
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """An export that was written.
 
     Attributes:
         files: all files in ``folder``.
@@ -51,7 +51,7 @@ class Exported:
 
     @property
     def text(self) -> str:
-        """In one line."""
+        """One line about the export."""
         names = ", ".join(path.relative_to(self.folder).as_posix() for path in self.files)
         line = f"{self.folder}: {names} ({self.record.output}); {self.check.text}"
         return line if self.uploaded is None else f"{line}; uploaded: {self.uploaded}"
@@ -61,8 +61,8 @@ def export(config: ExportConfig) -> Exported:
     """Write a trained network in another format, and compare it with the original on images.
 
     Raises:
-        UserError: with every problem, before anything is written; or the export computes something else, and was not
-            written; or it was written, but could not be uploaded.
+        UserError: with every problem, before anything is written; or the export does not compute the same and was not
+            written; or it was written but could not be uploaded.
     """
     subject, repository, *_ = check_all(
         lambda: open_restored(config) if config.output == "restorer" else open_subject(config),
@@ -75,9 +75,9 @@ def export(config: ExportConfig) -> Exported:
     folders = folders_of(_named(config, subject))
     text = card_text(config, subject, folders) if config.format == "hub" else ""
     shown = images_of(config, subject)
-    subject = replace(subject, provenance=shared(subject.provenance, folders))  # what is written is for others
+    subject = replace(subject, provenance=shared(subject.provenance, folders))  # others will read the export
     with new_folder(config.to) as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # exporters warn about their own future
+        warnings.simplefilter("ignore")  # exporters warn about their own deprecations
         form.write(subject, folder)
         check = compared(subject.network, form.opened(subject, folder), shown)
         refuse_apart(check, form.name)
@@ -101,26 +101,26 @@ def export(config: ExportConfig) -> Exported:
 
 
 def _named(config: ExportConfig, subject: Subject) -> list[str | Path | None]:
-    """The paths and sources that an export may mention."""
+    """Paths and sources that may occur in an export."""
     trainings = [text for one in subject.provenance.chain for text in (one.source, one.started_from)]
     given = [config.run, config.data, config.to, config.encoder, *config.report]
     return [*given, subject.folder, subject.run, *trainings]
 
 
 def _check_shared(config: ExportConfig, subject: Subject, form: Format) -> None:
-    """Refuse to push a path that cannot be left out; without push, warn about it.
+    """Refuse to push a path that cannot be removed because it is an argument of the network; without push, warn.
 
     Raises:
-        UserError: it is an argument of the network.
+        UserError: there is such a path, and ``push`` is set.
     """
     if not isinstance(form, EncoderFolder) or not has_path(subject.encoder.config.model_args):
         return
     if config.push is not None:
         raise UserError(
-            "push: encoder.model_args holds a path of this machine, which others cannot open, and the encoder's sha256 "
-            "covers it: remove push, or train without this argument"
+            "push: encoder.model_args holds a path of this machine, which others cannot open. It cannot be removed, "
+            "because the encoder's sha256 covers it; remove push, or train without this argument"
         )
     log.warning(
-        "encoder.model_args holds a path of this machine, and so will config.json of the export: the encoder's sha256 "
-        "covers it; train without this argument before you give the folder to others"
+        "encoder.model_args holds a path of this machine, and so will config.json of the export. It cannot be removed, "
+        "because the encoder's sha256 covers it; train without this argument before you give the folder to others"
     )

@@ -1,4 +1,4 @@
-"""The formats, one class each: what it cannot hold, how it is written, and how it is run again."""
+"""The formats, one class each: which networks it cannot hold, how it is written, and how it is run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from retouch.exporting.restorer import Restored
 from retouch.exporting.settings import FormatName
 from retouch.exporting.subject import FEATURES, LOGITS, Classes, Features, Subject, facts
 
-Run = Callable[..., dict[str, Tensor]]  # images [B 3 S S], float RGB in [0, 1], and further inputs -> outputs by name
+Run = Callable[..., dict[str, Tensor]]  # images [B 3 S S], float RGB in [0, 1], and other inputs -> outputs by name
 FACTS = "retouch.json"  # inside a program of torch.export
 
 
@@ -50,7 +50,7 @@ class Format(ABC):
 
     @abstractmethod
     def opened(self, subject: Subject, folder: Path) -> Run:
-        """The network in these files, without any code of ours if the format allows it."""
+        """The network in these files, run without code of Retouch if the format allows it."""
 
 
 class EncoderFolder(Format):
@@ -68,15 +68,15 @@ class TimmFolder(EncoderFolder):
     def refusal(self, subject: Subject) -> str:
         encoder = subject.encoder
         if subject.output == "restorer":
-            return "it is an encoder with its decoder, and timm's two files hold the encoder alone"
+            return "it is an encoder with its decoder, and timm's two files can hold only an encoder"
         if subject.card is None:
-            return "it is the classifier of a probe, and timm's two files hold one on the average of the last map alone"
+            return "it is a probe's classifier, and timm's two files can hold only one on the average of the last map"
         if not isinstance(encoder, TimmEncoder):
             return f"{encoder.name} is not a timm model"
         return "" if encoder.plain else "its stem was replaced for small images, so timm has no such network"
 
     def opened(self, subject: Subject, folder: Path) -> Run:
-        """timm's own network, with images prepared as the card's note says."""
+        """timm's own network, with images prepared as described in the card's note."""
         import timm
 
         encoder = subject.encoder
@@ -98,8 +98,8 @@ class TimmFolder(EncoderFolder):
 class HubFolder(EncoderFolder):
     """A folder that Retouch opens, and timm too if it is a timm model.
 
-    A probe's classifier and a decoder are beside their encoder, as in a run: ``encoder/`` with ``classifiers/TASK/``
-    or ``decoder/``.
+    A probe's classifier or a decoder is next to its encoder, as in a run: ``encoder/`` with ``classifiers/TASK/`` or
+    ``decoder/``.
     """
 
     name = "hub"
@@ -107,7 +107,7 @@ class HubFolder(EncoderFolder):
 
     def refusal(self, subject: Subject) -> str:
         missing = subject.card is None and subject.encoder_at is None
-        return f"{subject.folder} is a decoder without the {ENCODER}/ of its run beside it" if missing else ""
+        return f"{subject.folder} is a decoder, and the {ENCODER}/ of its run is not next to it" if missing else ""
 
     def write(self, subject: Subject, folder: Path) -> None:
         if subject.card is not None:
@@ -135,18 +135,18 @@ class Graph(Format):
 
     def refusal(self, subject: Subject) -> str:
         if subject.encoder.iterates:
-            return f"the codes of {subject.encoder.name} come from a solver that runs until they are good enough"
+            return f"{subject.encoder.name} computes codes with a solver whose number of steps depends on the images"
         return subject.network.varies
 
 
 class TorchProgram(Graph):
-    """``model.pt2`` of ``torch.export``, which torch opens without any of our code."""
+    """``model.pt2`` of ``torch.export``, which torch opens without code of Retouch."""
 
     name = "torch"
     file = "model.pt2"
 
     def write(self, subject: Subject, folder: Path) -> None:
-        written = io.BytesIO()  # torch's own writer ends the whole program if the disk is full
+        written = io.BytesIO()  # torch's own writer aborts the process if the disk is full
         torch.export.save(traced(subject), written, extra_files={FACTS: json.dumps(facts(subject).content())})
         (folder / self.file).write_bytes(written.getbuffer())
 
@@ -156,7 +156,7 @@ class TorchProgram(Graph):
 
 
 class OnnxGraph(Graph):
-    """``model.onnx``; weights above 1.5 GB are next to it, in ``model.onnx.data``."""
+    """``model.onnx``; weights above 1.5 GB are in ``model.onnx.data`` next to it."""
 
     name = "onnx"
     needs = ("onnx", "onnxscript", "onnxruntime")
@@ -212,7 +212,7 @@ def chosen_format(name: FormatName, subject: Subject) -> Format:
     """
     if reason := FORMATS[name].refusal(subject):
         others = " or ".join(f"format={one.name}" for one in FORMATS.values() if not one.refusal(subject))
-        use = f"use {others}" if others else "no other format can either: use it in Python"
+        use = f"use {others}" if others else "no other format can either; use the network in Python"
         raise UserError(f"format={name} cannot hold this network: {reason}; {use}")
     return FORMATS[name]
 
@@ -228,7 +228,7 @@ def traced(subject: Subject) -> torch.export.ExportedProgram:
     """The network as a graph, for batches of any size.
 
     Raises:
-        UserError: its operations depend on the images, or on how many there are.
+        UserError: its operations depend on the images or on the batch size.
     """
     size, network = subject.image_size, subject.network
     try:
@@ -242,12 +242,12 @@ def traced(subject: Subject) -> torch.export.ExportedProgram:
             f"torch.export cannot make a graph of {subject.encoder.name}: {one_line(error, 300)}{other}"
         ) from error
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it contains paths of this machine
+        node.meta.pop("stack_trace", None)  # contains paths of this machine
     return program
 
 
 def _clear_traces(model: Any) -> None:
-    """Remove the exporter's notes about its source from an ``onnx_ir`` model: they contain paths of this machine."""
+    """Remove the exporter's notes about the source code from an ``onnx_ir`` model: they hold paths of this machine."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         for value in node.outputs:

@@ -26,7 +26,7 @@ MESSAGE = "Export by Retouch"
 EXPORTED = "\n## What was exported\n"  # the first part of what an export adds to a card
 FROM_HUB = "\n## From the Hub\n"  # the last part of a card that was pushed
 KINDS: dict[Output, str] = {"features": "encoder", "classifier": "classifier", "restorer": "encoder with its decoder"}
-WRITE = "repo.write"  # what a fine-grained token of the Hub needs
+WRITE = "repo.write"  # the permission that a fine-grained token of the Hub needs
 OWN = ".gitattributes"  # the Hub writes it into every new repository
 Pipeline = Literal["image-classification", "image-segmentation", "image-feature-extraction", "image-to-image"]
 PIPELINES: dict[Output, Pipeline] = {
@@ -37,11 +37,11 @@ PIPELINES: dict[Output, Pipeline] = {
 DATA_SET = re.compile(rf"{SCHEME}([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::\w+)?", re.ASCII)
 
 
-# ---- what the folder says about the network
+# ---- the model card
 
 
 def card_text(config: ExportConfig, subject: Subject, folders: Sequence[str]) -> str:
-    """The model card: the report's if there are runs, else the one next to the encoder, or a short one.
+    """The model card: from the results of runs if there are any, else the one next to the encoder, or a short one.
 
     Args:
         folders: of this machine, from ``folders_of``.
@@ -72,7 +72,7 @@ def card_text(config: ExportConfig, subject: Subject, folders: Sequence[str]) ->
 
 
 def _described(subject: Subject) -> EncoderCard:
-    """The card of the network; of an encoder with a classifier or a decoder beside it, that of the encoder."""
+    """The card of the network; for a probe's classifier or a decoder, that of the encoder next to it."""
     if subject.card is not None:
         return subject.card
     assert subject.encoder_at is not None  # others are refused
@@ -109,12 +109,12 @@ def _restoring(*, holes: bool) -> str:
 
 
 class HubFront(Record):
-    """What the Hub reads at the top of a card."""
+    """The front matter of a card, which the Hub reads."""
 
     license: str | None
     library_name: Literal["timm", "retouch"]
     pipeline_tag: Pipeline
-    datasets: list[str] | None  # where they are the Hub's own
+    datasets: list[str] | None  # if they are on the Hub
 
 
 def _front(config: ExportConfig, card: EncoderCard, subject: Subject) -> HubFront:
@@ -128,7 +128,7 @@ def _front(config: ExportConfig, card: EncoderCard, subject: Subject) -> HubFron
 
 
 def _about(subject: Subject, card: EncoderCard) -> About:
-    """What the provenance says, where no run is there to say more."""
+    """A short description from the provenance, for a network without results of a run."""
     known = card.provenance.model_dump(mode="json").items()
     method = card.provenance.kind or card.provenance.stage or card.name.rpartition("/")[2]
     lines = [f"{key}: {value}." for key, value in known if isinstance(value, str | int | float)]
@@ -149,7 +149,7 @@ def _from_hub(name: str, subject: Subject, card: EncoderCard) -> str:
 
 
 def describe(folder: Path, text: str, subject: Subject) -> None:
-    """Write the card, and name the classes in the Hub's format."""
+    """Write the card, and the names of the classes in the Hub's format."""
     write_text(folder / README, text)
     if subject.class_names and subject.card is not None:
         names = dict(enumerate(subject.class_names))
@@ -168,10 +168,10 @@ class Repository(NamedTuple):
 
 
 def check_push(config: ExportConfig) -> Repository | None:
-    """Check that the folder may be uploaded, if requested: who is logged in, and what the repository holds.
+    """Check that the folder can be uploaded, if requested: who is logged in, and what the repository contains.
 
     Raises:
-        UserError: nobody is logged in, or may not write there; the Hub does not answer; there are files already.
+        UserError: the user is not logged in or may not write there, the Hub does not answer, or it has files already.
     """
     if config.push is None:
         return None
@@ -183,7 +183,7 @@ def check_push(config: ExportConfig) -> Repository | None:
     except errors.LocalTokenNotFoundError:
         raise UserError("push: you are not logged in to the Hub; run `hf auth login` once, or set HF_TOKEN") from None
     except Exception as error:  # exceptions of network libraries share no base class
-        raise UserError(f"push: the Hub cannot say who is logged in: {_reason(error)}") from None
+        raise UserError(f"push: cannot ask the Hub who is logged in: {_reason(error)}") from None
     owners = [who["name"], *(one["name"] for one in who.get("orgs", []))]
     if name.partition("/")[0] not in owners:
         raise UserError(
@@ -191,15 +191,15 @@ def check_push(config: ExportConfig) -> Repository | None:
         )
     if not may_write(who, name):
         raise UserError(
-            f"push: your access token may not write to {name}; create one that may on the Hub's page of access "
-            "tokens, then run `hf auth login` again, or set HF_TOKEN"
+            f"push: your access token may not write to {name}; create one with write access in the settings of your "
+            "Hub account, then run `hf auth login` again, or set HF_TOKEN"
         )
     try:
         there = set(within(ANSWER_SECONDS, lambda: api.list_repo_files(name))) - {OWN}
     except errors.RepositoryNotFoundError:
         there = set()
     except Exception as error:
-        raise UserError(f"push: the Hub cannot say what {name} holds: {_reason(error)}") from None
+        raise UserError(f"push: cannot ask the Hub which files {name} contains: {_reason(error)}") from None
     if there and not config.overwrite:
         raise UserError(
             f"push: {name} already contains files ({', '.join(sorted(there)[:3])}); name a new repository, or set "
@@ -209,10 +209,10 @@ def check_push(config: ExportConfig) -> Repository | None:
 
 
 def may_write(who: Mapping[str, Any], name: str) -> bool:
-    """Whether the Hub's answer about a token lets it write to USER/NAME; if it does not say, the upload decides.
+    """Whether a token may write to USER/NAME; True if the Hub does not say, since the upload will show it.
 
     Args:
-        who: the answer; a token's role is read, write or fineGrained, which lists permissions.
+        who: the Hub's answer about the token, whose role is read, write, or fineGrained with a list of permissions.
     """
     token = (who.get("auth") or {}).get("accessToken") or {}
     if token.get("role") == "read":

@@ -1,4 +1,4 @@
-"""Paths of this machine: an export shows others only their last part, as ``…/pictures``."""
+"""Paths of this machine: in an export, only their last part is left, such as ``…/pictures``."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from common.encoders.hub import on_hub
 from common.encoders.provenance import Provenance
 from common.encoders.readme import plain
 
-REST = "…"  # stands for the folders that are left out; no path begins with it
-END = r"""[^\s"'`,;:()<>\[\]{}|]+"""  # of a path, as far as it can be told apart from the text around it
-BEFORE = rf"(?<![\w./~{REST}*-])"  # no path begins in the middle of a word, of a relative path or of an address
-AFTER = r"(?![\w/\\-]|\.\w)"  # a path or a name does not end within a longer one
+REST = "…"  # replaces the folders that are removed; no path begins with it
+END = r"""[^\s"'`,;:()<>\[\]{}|]+"""  # of a path, up to a character that may belong to the text around it
+BEFORE = rf"(?<![\w./~{REST}*-])"  # no path begins inside a word, a relative path or an address
+AFTER = r"(?![\w/\\-]|\.\w)"  # no path or name ends inside a longer one
 ABSOLUTE = rf"{BEFORE}/(?!/){END}|(?<!\w)[A-Za-z]:[\\/](?!/){END}|\\\\[\w.-]+\\{END}"
-PARTS = r"[\\/]+"  # what is between the parts of a path
+PARTS = r"[\\/]+"  # separates the parts of a path
 NOTHING = r"(?!)"  # never matches
 SCHEME = re.compile(r"^[a-z]\w+:(?!/?/?$)")  # of a source, such as folder:
 
 
 def folders_of(named: Iterable[str | Path | None]) -> list[str]:
-    """Folders of this machine: the parents of these paths and sources, home and working folder; longest first.
+    """Folders of this machine: the parents of these paths and sources, the home and the working folder; longest first.
 
-    Below a known folder, a path may have spaces.
+    A path below a known folder may contain spaces.
     """
     texts = [SCHEME.sub("", str(one)) for one in named if one is not None and not on_hub(str(one))]
     around = [str(PurePath(text).parent) for text in texts if PurePath(text).is_absolute()]
@@ -34,7 +34,7 @@ def folders_of(named: Iterable[str | Path | None]) -> list[str]:
 
 
 def in_markdown(texts: Iterable[str]) -> list[str]:
-    """Folders or names as they are and as a model card writes them, the longest first."""
+    """Folders or names as they are and as escaped in a model card, longest first."""
     return sorted({form for text in texts for form in (text, plain(text))}, key=len, reverse=True)
 
 
@@ -43,7 +43,7 @@ def without_paths(text: str, folders: Sequence[str], kept: Sequence[str] = ()) -
 
     Args:
         folders: from ``folders_of`` or ``in_markdown``.
-        kept: what may look like a path but is not one, such as the names of classes; the longest first.
+        kept: texts that may look like paths but are not, such as class names; longest first.
     """
     like_paths = [re.escape(name) for name in kept if name and without_paths(name, folders) != name]
     names = rf"(?<![\w/])(?:{'|'.join(like_paths) or NOTHING}){AFTER}"
@@ -54,7 +54,7 @@ def without_paths(text: str, folders: Sequence[str], kept: Sequence[str] = ()) -
 
 
 def _replaced(pattern: str, text: str, kept: str, by: Callable[[str], str]) -> str:
-    """A text with what matches a pattern replaced, except what matches ``kept``."""
+    """A text in which matches of a pattern are replaced, except matches of ``kept``."""
     return re.sub(rf"({kept})|{pattern}", lambda found: found[0] if found[1] is not None else by(found[0]), text)
 
 
@@ -70,7 +70,7 @@ def without_paths_in(value: JsonValue, folders: Sequence[str]) -> JsonValue:
 
 
 def shared(provenance: Provenance, folders: Sequence[str]) -> Provenance:
-    """The facts about a training that an export shows others."""
+    """The provenance as it is written to an export, without paths of this machine."""
     return Provenance.model_validate(without_paths_in(provenance.model_dump(mode="json"), folders))
 
 

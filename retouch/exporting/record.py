@@ -1,4 +1,4 @@
-"""``export.json``: what an export holds, what it was made from, and how it was checked."""
+"""``export.json``: the content of an export, its origin, and how it was checked."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def write_record(folder: Path, record: ExportRecord) -> None:
 
 
 def check_folder(config: ExportConfig) -> None:
-    """Refuse a folder that holds anything but an earlier export, or one without ``overwrite``.
+    """Refuse a folder that holds other files, or an earlier export without ``overwrite``.
 
     Raises:
-        UserError: says what is there.
+        UserError: says what the folder contains.
     """
     folder = config.to
     if folder.name in ("", ".."):
@@ -67,7 +67,7 @@ def check_folder(config: ExportConfig) -> None:
 
 
 def files_in(folder: Path) -> tuple[Path, ...]:
-    """All files of an export, and folders with nothing in them, in order."""
+    """All files of an export, and empty folders, sorted."""
     return tuple(sorted(path for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir())))
 
 

@@ -1,4 +1,4 @@
-"""The network of a pretraining run as a whole, encoder and decoder: it restores damaged images."""
+"""The whole network of a pretraining run, encoder and decoder, which restores damaged images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pretrain.ruler.restorers import Damaged
 from retouch.exporting.settings import ExportConfig
 from retouch.exporting.subject import HIDDEN, IMAGES, RESTORED, Exportable, Subject, run_around
 
-HOLES_SEED = 0  # for the holes on which an export is compared
+HOLES_SEED = 0  # for the holes in the images on which an export is compared
 
 
 class Restored(Exportable):
@@ -41,7 +41,7 @@ class Restored(Exportable):
 class HolesFilled(Restored):
     """Damaged images, and ``hidden`` ``[B 1 S S]``, above 0 where a pixel is to be filled -> ``restored``.
 
-    The color of hidden pixels is ignored.
+    The colors of hidden pixels are ignored.
     """
 
     inputs = (IMAGES, HIDDEN)
@@ -52,14 +52,14 @@ class HolesFilled(Restored):
     @property
     def varies(self) -> str:
         dropped = self.objective.pretext.drops_tokens(self.objective.encoder)
-        return "its encoder sees the patches without a hole alone, and their number differs" if dropped else ""
+        return "its encoder sees only patches without holes, and their number varies" if dropped else ""
 
     def given(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images with holes as in training."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(HOLES_SEED)
             damaged = self.objective.pretext.damage(images, self.objective.encoder)
-        return tuple(one.contiguous() for one in damaged)  # a graph is traced with the strides of its inputs
+        return tuple(one.contiguous() for one in damaged)  # tracing fixes the strides of the inputs
 
 
 def open_restored(config: ExportConfig) -> Subject:

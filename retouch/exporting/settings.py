@@ -27,21 +27,22 @@ class ExportConfig(Config):
     to: Path
     """The folder to write."""
     format: FormatName
-    """timm: a folder for timm; onnx: model.onnx; torch: model.pt2 of torch.export; hub: for the Hugging Face Hub."""
+    """timm: a folder for timm; onnx: model.onnx; torch: model.pt2 of torch.export; hub: a folder for the Hugging Face
+    Hub."""
     output: Output | None = None
     """features (a vector per image), classifier (the default if there is one) or restorer (encoder and decoder)."""
     task: str | None = None
-    """Which of a probe's tasks; not needed if there is only one."""
+    """Which task's classifier, if a probe has several tasks."""
     encoder: Path | None = None
-    """Where the encoder of a probe is now, if it was moved."""
+    """The folder of a probe's encoder, if it was moved."""
     check: int = Field(default=64, ge=1, le=2_000)
     """Number of images on which the export is compared with the network in torch."""
     data: str | None = Field(default=None, min_length=1)
-    """Images to compare on; by default those the run learned from, if no download is needed, else generated ones."""
+    """Images to compare on; by default the run's training images if no download is needed, else generated ones."""
     license: str | None = None
     """License of the weights, such as apache-2.0, mit or cc-by-4.0 (format=hub)."""
     push: str | None = None
-    """USER/NAME: also upload the folder to the Hugging Face Hub (format=hub); log in there first."""
+    """USER/NAME: also upload the folder to the Hugging Face Hub (format=hub); log in first with `hf auth login`."""
     private: bool = False
     """Make the repository on the Hub private, if it is new."""
     report: tuple[Path, ...] = ()
@@ -60,14 +61,14 @@ class ExportConfig(Config):
         problems = []
         given = [key for key in HUB_ONLY if getattr(self, key)]
         if self.format != "hub" and given:
-            problems.append(f"{', '.join(given)}: for the Hub only; set format=hub, or remove {', '.join(given)}")
+            problems.append(f"{', '.join(given)}: only for the Hub; set format=hub, or remove {', '.join(given)}")
         if self.license is not None and not LICENSE.fullmatch(self.license):
             problems.append(
                 f"license: {self.license!r} is not an identifier of the Hub; use one such as apache-2.0, mit, "
                 "cc-by-4.0 or other"
             )
         if self.push is not None and not REPOSITORY.fullmatch(self.push):
-            problems.append(f"push: {self.push!r} is not of the form USER/NAME")
+            problems.append(f"push: {self.push!r} does not have the form USER/NAME")
         if self.push is not None and self.license is None:
             problems.append(
                 "license: name the license under which others may use the weights, such as license=apache-2.0"

@@ -36,16 +36,16 @@ class Exportable(nn.Module):
 
     @property
     def varies(self) -> str:
-        """Why its operations depend on the images, so that it has no graph; empty if they do not."""
+        """Why its operations depend on the images, so that there is no graph of it; empty if they do not."""
         return ""
 
     def given(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The inputs with which an export is compared, made of images ``[B 3 S S]`` in [0, 1]."""
+        """The inputs for the comparison of an export, from images ``[B 3 S S]`` in [0, 1]."""
         return (images,)
 
 
 class Features(Exportable):
-    """Images ``[B 3 S S]``, RGB in [0, 1] -> ``features`` ``[B D]``: the average of the last map, as ``encode``."""
+    """Images ``[B 3 S S]``, RGB in [0, 1] -> ``features`` ``[B D]``: the average of the last map, as in ``encode``."""
 
     output = "features"
     names = (FEATURES,)
@@ -82,15 +82,15 @@ class Classes(Exportable):
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to export, and what is known about it.
+    """A network to export, and facts about it.
 
     Attributes:
         network: on the CPU, in eval mode.
-        encoder: the one inside it; of a fine-tuned network, with its classifier.
-        card: of the encoder folder that holds the whole network; None: no such folder can, because a probe's classifier
-            is beside its encoder, as a decoder is.
-        folder: the one that was opened.
-        encoder_at: the folder of the encoder beside which a probe's classifier or a decoder is; None if there is none.
+        encoder: the one inside it; for a fine-tuned network, with its classifier.
+        card: of the encoder folder that holds the whole network; None for a probe's classifier or a decoder, which are
+            in folders next to their encoder.
+        folder: the folder that was opened.
+        encoder_at: the folder of the encoder next to a probe's classifier or a decoder; None if there is none.
         run: the run folder around it, if it is in one.
         sha256: of what was opened, as its own file names it: ``config.json`` of an encoder or a fine-tuned network,
             ``classifier.json`` of a probe's classifier, ``decoder.json`` of a restorer. ``export.json``, the facts in
@@ -98,7 +98,7 @@ class Subject:
             encoder of a fine-tuned ``classifier/`` is exported, the folder has one of its own.)
         image_size: side in px of the images it takes.
         class_names: of the outputs; empty if they are features.
-        class_numbers: of the classes in masks; empty for others.
+        class_numbers: of the classes in masks; empty for other networks.
     """
 
     network: Exportable
@@ -124,7 +124,7 @@ class Subject:
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by for calibrated probabilities; 1 if none was fitted."""
+        """The divisor of logits for calibrated probabilities; 1 if none was fitted."""
         return self.network.temperature if isinstance(self.network, Classes) else 1.0
 
 
@@ -176,19 +176,19 @@ def _has_classifier(run: str) -> bool:
 
 
 def _tuned_folder(run: str) -> Path:
-    """The folder of a fine-tuned network, where its run may be named in its place."""
+    """The folder of a fine-tuned network, from that folder itself or from its run."""
     folder = local_folder(run)
     return folder if (folder / CONFIG).is_file() else folder / CLASSIFIER
 
 
 def run_around(run: str, folder: Path) -> Path | None:
-    """The run folder that was named, or in which this folder is."""
+    """The run folder that contains this folder, or is this folder; None if there is none."""
     around = () if on_hub(run) else (folder, folder.parent, folder.parent.parent)
     return next((place for place in around if run_stage(place) is not None), None)
 
 
 class ExportFacts(Record):
-    """What a program that uses the export needs to know."""
+    """Facts for programs that use the export."""
 
     input: str  # of each input, its name, type, shape and range
     outputs: tuple[str, ...]
@@ -202,12 +202,12 @@ class ExportFacts(Record):
     encoder: str
 
     def content(self) -> dict[str, JsonValue]:
-        """All facts, as they are written."""
+        """All facts, as written to files."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 def facts(subject: Subject) -> ExportFacts:
-    """What a program that uses the export of ``subject`` needs to know."""
+    """Facts for programs that use the export of ``subject``."""
     size = subject.image_size
     described = {
         IMAGES: f"float32 [B 3 {size} {size}], RGB in [0, 1]",

@@ -1,4 +1,4 @@
-"""What a labeling page holds for each image: its path, a few features, and a thumbnail in a sheet of many."""
+"""The content of a labeling page: for each image, its path, a few features, and a thumbnail in a sheet of many."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from retouch.reporting.places import FEWEST, layout
 log = logging.getLogger("retouch")
 
 SIDE = 48  # of a thumbnail, in pixels
-ACROSS = 10  # thumbnails per row of a sheet; a sheet has as many rows
-QUALITY = 75  # of JPEG: a thumbnail then takes about 700 bytes
+ACROSS = 10  # thumbnails per row of a sheet, and rows per sheet
+QUALITY = 75  # of JPEG: a thumbnail takes about 700 bytes
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Shown:
     paths: tuple[str, ...]  # absolute
     features: Tensor  # float16 [n K]
     sheets: tuple[str, ...]  # data URIs of JPEGs, ACROSS x ACROSS thumbnails each
-    places: tuple[tuple[int, int], ...] = ()  # of the first images on the map: x, y in 0..1000
+    places: tuple[tuple[int, int], ...] = ()  # positions of the first images on the map: x, y in 0..1000
 
 
 def read_images(config: LabelConfig) -> Shown:
@@ -68,7 +68,10 @@ def read_images(config: LabelConfig) -> Shown:
     rows = {int(row): place for place, row in enumerate(found.index)}
     chosen = torch.tensor([rows[int(row)] for row in places])
     if len(places) < 2:
-        raise UserError(f"{source.spec}: fewer than two images can be read and named; nothing to label")
+        raise UserError(
+            f"{source.spec}: fewer than two images can be labeled; the others cannot be read, or have names that are "
+            "not UTF-8"
+        )
     small = load_images(
         source, SIDE, limit=data.limit, workers=data.workers, cache="none", check=False, levels=images.levels
     )
@@ -78,7 +81,7 @@ def read_images(config: LabelConfig) -> Shown:
 
 
 def _mapped(features: Tensor) -> tuple[tuple[int, int], ...]:
-    """Where the map shows the first of these images; empty if there are too few."""
+    """Positions of the first images on the map; empty if there are too few images."""
     if len(features) < FEWEST or not features.shape[1]:
         return ()
     return tuple((round(1000 * float(x)), round(1000 * float(y))) for x, y in layout(features))
@@ -95,8 +98,8 @@ def _source(spec: str) -> Source:
     scheme = source.spec.partition(":")[0]
     if scheme not in OF_FILES:
         raise UserError(
-            f"data: the images of {source.spec} are not separate files, but labels.csv names files; give a folder "
-            "of images, or a CSV or text file that lists them"
+            f"data: the images of {source.spec} are not separate files, which labels.csv needs; give a folder of "
+            "images, or a CSV or text file that lists them"
         )
     return source
 
@@ -106,7 +109,7 @@ def _named(images: Images, rows: Tensor) -> Tensor:
     odd = [row for row in rows.tolist() if not _is_utf8(images.where(row))]
     if odd:
         first = images.where(odd[0])
-        log.warning("%d images are left out: their names are not UTF-8, such as %r; rename them", len(odd), first)
+        log.warning("left out: %d images whose names are not UTF-8, such as %r; rename them", len(odd), first)
     return rows[~torch.isin(rows, torch.tensor(odd, dtype=torch.int64))]
 
 

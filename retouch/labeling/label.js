@@ -1,21 +1,21 @@
 "use strict";
-// Label images by hand, and let a ridge classifier on their features say which ones to look at next.
+// Label images by hand; a ridge classifier on their features suggests which ones to label next.
 // Names and paths are only ever set as text, never as HTML.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const N = DATA.paths.length, D = DATA.width;
 const X = readHalf(DATA.features);  // Float64Array [N D]
-const SHOWN = 200;  // images at a time in the grid; the map shows all that have places
+const SHOWN = 200;  // images per page of the grid; the map shows all images that have positions
 const HUES = 10;  // colors of classes on the map
 const STRENGTH = 0.01;  // of the ridge penalty, relative to the mean squared error
 
 const classes = [];  // names
 const labels = new Int32Array(N).fill(-1);
-let chosen = -1;  // the class that a click gives
+let chosen = -1;  // the class that a click assigns
 let counts = [];  // labeled images of each class
-let scores = null;  // Float64Array [N C], once two classes have images
-let order = Array.from({length: N}, (_, i) => i);  // the images that are shown, in this order
-let first = 0;  // place in the order of the first image on this page
+let scores = null;  // Float64Array [N C], as soon as two classes have images
+let order = Array.from({length: N}, (_, i) => i);  // the images to show, in this order
+let first = 0;  // index in the order of the first image on this page
 let unsaved = false;
 
 const element = (id) => document.getElementById(id);
@@ -83,7 +83,7 @@ function solve(A, B, C) {
   return B;
 }
 
-// the best class of an image, and how far it is ahead of the second
+// the class of an image with the highest score, and its margin over the second
 function guess(i) {
   const C = classes.length;
   let best = -1, top = -Infinity, second = -Infinity;
@@ -133,7 +133,7 @@ function show() {
   });
   element("grid").replaceChildren(...cells);
   const last = map ? order.length : first + cells.length;
-  element("where").textContent = order.length ? (first + 1) + " to " + last + " of " + order.length : "none";
+  element("where").textContent = order.length ? (first + 1) + " to " + last + " of " + order.length : "no images";
   element("back").disabled = first === 0;
   element("next").disabled = last >= order.length;
 }
@@ -182,8 +182,8 @@ function showClasses() {
     button.addEventListener("click", () => { chosen = c; showClasses(); });
     return button;
   }));
-  const views = [["uncertain", "the most uncertain first"], ...classes.map((name, c) => ["class" + c, "most similar to " + name]),
-    ["labeled", "labeled"], ...(DATA.places.length ? [["map", "a map: similar images are close"]] : [])];
+  const views = [["uncertain", "most uncertain first"], ...classes.map((name, c) => ["class" + c, "most similar to " + name]),
+    ["labeled", "labeled"], ...(DATA.places.length ? [["map", "map: similar images are close"]] : [])];
   const before = element("order").value;
   element("order").replaceChildren(...views.map(([value, text]) => {
     const option = document.createElement("option");
@@ -197,12 +197,12 @@ function showClasses() {
   if (classes.length) {
     const missing = classes.filter((_, c) => !counts[c]);
     element("status").textContent = done + " of " + N + " labeled. " + (scores
-      ? "Guesses have a question mark; sort to see what to look at next."
-      : "Label images of two classes to get guesses" + (missing.length ? "; none yet of " + missing.join(", ") : "") + ".");
+      ? "Guesses have a question mark. Sort again to see what to label next."
+      : "To get guesses, label images of two classes" + (missing.length ? "; none yet: " + missing.join(", ") : "") + ".");
   }
 }
 
-// the next image in a direction, in the grid or on the map: the nearest of those that lie more ahead than aside
+// the next image in a direction, in the grid or on the map: the nearest one within 45 degrees of the direction
 function beside(button, [right, down]) {
   const middle = (one) => { const box = one.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; };
   const [x, y] = middle(button);
@@ -219,7 +219,7 @@ function beside(button, [right, down]) {
 function give(button, c) {
   const i = Number(button.dataset.image);
   if (c < 0) {
-    element("status").textContent = "Name a class first.";
+    element("status").textContent = "Add a class first.";
     element("name").focus();
     return;
   }
@@ -231,7 +231,7 @@ function give(button, c) {
 }
 
 function addClass(name) {
-  name = name.normalize("NFC").trim().split(/\s+/).join(" ");  // as a class name is read
+  name = name.normalize("NFC").trim().split(/\s+/).join(" ");  // as when class names are read from labels.csv
   if (!name) return;
   chosen = classes.indexOf(name);
   if (chosen < 0) chosen = classes.push(name) - 1;

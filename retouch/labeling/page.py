@@ -38,7 +38,7 @@ class LabelingPage:
 
 
 def write_page(config: LabelConfig, out: str | Path) -> LabelingPage:
-    """Write the page, atomically; an earlier one there is replaced.
+    """Write the page atomically; an earlier page is replaced.
 
     Raises:
         UserError: with every problem: settings, images, or an ``out`` that holds something else.

@@ -20,7 +20,7 @@ class LabelData(Config):
     source: str = Field(min_length=1)
     """A folder of images, or a CSV or text file that lists them."""
     limit: int = Field(default=5000, ge=2, le=20_000)
-    """Images in the page: a random draw if there are more; a page of 5,000 takes 4 to 6 MB."""
+    """Images on the page, drawn at random if there are more; a page of 5,000 takes 4 to 6 MB."""
     image_size: int | None = Field(default=None, ge=8, le=1024)
     """Side in px that the encoder sees; by default the encoder's."""
     workers: int = Field(default_factory=usable_cores, ge=0, le=1024)

@@ -19,7 +19,7 @@ from retouch.reporting.logs import read_log
 
 State = Literal["running", "stopped", "finished"]
 Order = Literal["name", "started", "stage", "state", "result", "size"]
-# what stages without a results.json write last
+# the last file written by stages that write no results.json
 LAST = {"embed": "features.parquet", "search": "neighbors.png"}
 
 
@@ -32,11 +32,12 @@ class RunFacts(Config):
         recipe: the recipe or settings file that it was started with; empty if it was started with neither.
         subject: the method of pretraining; for other stages, the encoder, run or data that it used.
         state: ``running`` while a process uses the folder; ``stopped`` if it has not finished.
-        step, steps: that training has reached, and that it aims for; None for other stages.
+        step: where training would continue; None for stages that do not train.
+        steps: of the whole training; None for stages that do not train.
         result: its headline in words; empty without results.
-        value: the same as a number, where larger is better within a stage: accuracies in [0, 1], PSNR in dB.
+        value: its headline as a number, larger is better within a stage: accuracies in [0, 1], PSNR in dB.
         started: local time, ``2026-01-31 12:00:00``; empty if unknown.
-        bytes: of all its files.
+        bytes: total size of its files.
     """
 
     path: Path
@@ -53,7 +54,7 @@ class RunFacts(Config):
 
     @property
     def recipe_text(self) -> str:
-        """``linear (runs/mine)``; only one if the other is unknown or the same."""
+        """``linear (runs/mine)``; only one of the two if the other is unknown or the same."""
         if not self.subject or self.subject == self.recipe:
             return self.recipe
         return f"{self.recipe} ({self.subject})" if self.recipe else self.subject
@@ -96,7 +97,7 @@ def find_runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[Run
 
 
 def facts_of(folder: Path) -> RunFacts:
-    """What the files of a run folder say."""
+    """Read the facts about a run from its folder."""
     mark = run_stage(folder) or ""
     asked, headline = _asked(folder), read_headline(folder, mark)
     finished = headline is not None or (mark in LAST and (folder / LAST[mark]).is_file())
@@ -151,7 +152,7 @@ class _Data(BaseModel):
 
 
 class _Asked(BaseModel):
-    """The settings that say what a run is about."""
+    """The settings from which the subject of a run is read."""
 
     model_config = ConfigDict(extra="ignore")
 

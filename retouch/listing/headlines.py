@@ -1,7 +1,7 @@
 """The main number of a ``results.json``.
 
-Only what a headline needs is read, into small types of its own: everything else may differ between versions, and the
-types of whole results import torch, which would delay a list of runs.
+Only what a headline needs is read, into small types of its own. Everything else may differ between versions, and the
+types of complete results import torch, which would slow down a list of runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DAMAGED = "results.json is damaged"
 
 
 class Headline(NamedTuple):
-    """What came out, in words, and as a number for sorting: larger is better within a stage."""
+    """The main result in words, and as a number for sorting: larger is better within a stage."""
 
     text: str
     value: float | None = None
@@ -38,11 +38,11 @@ class Result(Part, ABC):
     @property
     @abstractmethod
     def headline(self) -> Headline:
-        """What came out."""
+        """The main result."""
 
 
 class Test(Part):
-    """A score: one of these is set."""
+    """A score: one of these measures is set."""
 
     accuracy: float | None = None
     mean_average_precision: float | None = None
@@ -164,7 +164,7 @@ class Study(Result):
 
     @property
     def headline(self) -> Headline:
-        """The verdict up to its first colon: yes, no, or no difference shown; and who won."""
+        """The verdict up to its first colon (yes, no, no difference shown, ...), and the winner."""
         answer = self.verdict[0].split(":")[0] if self.verdict else ""
         return Headline(f"{answer}: {self.winner} is best" if answer else f"{self.winner} is best")
 
@@ -191,7 +191,7 @@ class Restore(Result):
 
     @property
     def headline(self) -> Headline:
-        """How many pictures, and their PSNR where the clean ones are known."""
+        """The number of pictures, and their PSNR if clean versions are known."""
         text = counted(self.restored, "picture")
         if self.before is None or self.after is None:
             return Headline(text)
@@ -208,8 +208,8 @@ class Strange(Result):
 
     @property
     def headline(self) -> Headline:
-        """How many pictures, and how strange the first is."""
-        return Headline(f"{counted(self.ranked, 'picture')}, the strangest by {self.top[0].surprise:.1f} dB")
+        """The number of pictures, and the largest surprise."""
+        return Headline(f"{counted(self.ranked, 'picture')}, largest surprise {self.top[0].surprise:.1f} dB")
 
 
 Kind = (
@@ -257,7 +257,7 @@ def read_headline(folder: Path, mark: str) -> Headline | None:
 
 
 def _of_tasks(found: list[tuple[str, str, float]], after: str = "") -> Headline:
-    """Each task's number, and the mean of all to sort by."""
+    """The result on each task, and their mean for sorting."""
     if not found:
         return Headline("")
     return Headline(

@@ -1,4 +1,4 @@
-"""Runs on the console."""
+"""A list of runs on the console, and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a part of the page is made of: plain facts for eyes, without layout."""
+"""The blocks of which parts of the page consist: content without layout."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from retouch.reporting.pictures import Picture
 
 
 class Block:
-    """A piece of a part."""
+    """One block of a part."""
 
     @property
     def kind(self) -> str:
-        """``table``, ``prose``, ...: the macro of the template that shows it."""
+        """``table``, ``prose``, ...: the macro of the template that renders it."""
         return type(self).__name__.lower()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: a text, a fainter one below it, or a small chart."""
+    """A cell of a table: a text, with a fainter one below it, or a small chart."""
 
     text: str = ""
     below: str = ""
@@ -35,7 +35,7 @@ class Column:
     text: str
     below: str = ""
     numeric: bool = True  # aligned to the right
-    chart: bool = False  # not shown where there is little room, nor in Markdown: the facts are in other columns
+    chart: bool = False  # left out on narrow screens and in Markdown: the facts are in other columns
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Table(Block):
     title: str = ""
     note: str = ""  # next to the title
     foot: str = ""  # below
-    folded: str = ""  # if not empty, what stands there until the reader opens the table
+    folded: str = ""  # if not empty, the line that the reader clicks to open the table
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Prose(Block):
 
     sentences: tuple[str, ...]
     small: bool = False
-    wide: bool = False  # about charts that are not shown where there is little room
+    wide: bool = False  # about charts that are left out on narrow screens
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Figures(Block):
     """Charts next to each other."""
 
     items: tuple[Figure, ...]
-    folded: str = ""  # as of a table
+    folded: str = ""  # as in a table
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Thumbnails:
 
 @dataclass(frozen=True)
 class Confusion(Block):
-    """The errors of one classifier: its confusion matrix, unless it is too large, and the commonest ones."""
+    """The errors of one classifier: its confusion matrix, unless it is too large, and the most frequent errors."""
 
     title: str
     chart: Markup | None
@@ -103,7 +103,7 @@ class Confusion(Block):
 
 @dataclass(frozen=True)
 class Places(Block):
-    """A map of images with the marks of their classes."""
+    """A map of images, marked by class."""
 
     title: str
     chart: Markup
@@ -113,7 +113,7 @@ class Places(Block):
 
 @dataclass(frozen=True)
 class Neighbor:
-    """An image near another one; without a picture where it cannot be shown."""
+    """An image near another one; without a picture if it cannot be shown."""
 
     name: str  # of its class
     same: bool  # as the other's class
@@ -122,7 +122,7 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Nearby:
-    """An image and its neighbors, the nearest first."""
+    """An image and its neighbors, nearest first."""
 
     image: Neighbor
     note: str
@@ -138,7 +138,7 @@ class Neighbors(Block):
 
 @dataclass(frozen=True)
 class Grid(Block):
-    """Rows of equally many images, each row with its name."""
+    """Rows of images, equally many in each, with the name of each row."""
 
     rows: tuple[tuple[str, tuple[Picture, ...]], ...]
     caption: str

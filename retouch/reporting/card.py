@@ -37,7 +37,7 @@ class ModelCard:
 
 
 def write_card(folders: Sequence[str | Path], out: str | Path) -> Path:
-    """Write the model card of some runs, atomically, for example as ``README.md`` in the folder of the encoder.
+    """Write the model card of some runs atomically, for example as ``README.md`` in the folder of the encoder.
 
     Raises:
         UserError: with every problem: a folder that is not a finished run, or an ``out`` that is not a model card.
@@ -64,7 +64,7 @@ def card(facts: Facts, beside: EncoderCard | None = None, answers: Answers = "cl
     """Front matter, the question, the verdict, and the parts.
 
     Args:
-        beside: the card of the one encoder or classifier that it describes.
+        beside: the card of the encoder or classifier that it describes, if it describes one.
         answers: of that classifier.
     """
     text = "\n\n".join(_pieces(facts, beside, answers)) + "\n"
@@ -109,7 +109,7 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    """Without chart columns, whose facts are in the other columns."""
+    """A table without its chart columns, whose facts are in the other columns."""
     kept = [place for place in range(len(table.columns)) if not table.columns[place].chart]
     header = [_head(table.columns[place]) for place in kept]
     rows = [[_cell(row[place]) for place in kept] for row in table.rows]

@@ -15,12 +15,14 @@ from finetune.worth import LabelEfficiency, LabelPoint
 from retouch.reporting import svg
 from retouch.reporting.facts import Curve
 
+# in pixels
 WIDTH, LEFT, RIGHT = 340, 46, 10  # of a chart of curves, and its margins
 MARK_WIDTH, MARK_HEIGHT, MARK_EDGE = 180, 18, 5  # of an interval, and its margin
 RACE_WIDTH, RACE_HEIGHT, RACE_NAMES = 560, 260, 150  # of a race, and its margin for names
+RELIABLE = 240  # width of a chart of accuracy by confidence
+
 MOST_TICKS = 5  # of an axis
-RELIABLE = 240  # width of a chart of accuracy by confidence, in pixels
-POINTS = 400  # of a line: more are thinned, since they would not be visible
+POINTS = 400  # the most of a line: longer lines are thinned, which is not visible
 
 
 class Strip(NamedTuple):
@@ -29,15 +31,15 @@ class Strip(NamedTuple):
     name: str
     curve: Curve
     height: int
-    wide: bool = False  # a logarithmic axis, if the values span a wide range
-    beside: float | None = None  # a level to compare it with
+    wide: bool = False  # use a logarithmic axis if the values span a wide range
+    beside: float | None = None  # a value to compare it with, drawn as a dashed line
 
 
 # ---- intervals
 
 
 def interval_mark(score: Score, span: tuple[float, float], baseline: Score | None, chance: float) -> Markup:
-    """An accuracy with its interval on an axis ``span``; a ring for the baseline, and a tick for chance."""
+    """An accuracy with its interval on the axis ``span``; a ring for the baseline, and a tick for chance."""
 
     def x(value: float) -> float:
         low, high = span
@@ -57,7 +59,7 @@ def interval_mark(score: Score, span: tuple[float, float], baseline: Score | Non
 
 
 def span_of(shares: Sequence[float]) -> tuple[float, float]:
-    """An axis around shares in [0, 1], in whole steps of 5 points."""
+    """The ends of an axis around shares in [0, 1], rounded to 5 points."""
     low, high = math.floor(20 * min(shares)) / 20, math.ceil(20 * max(shares)) / 20
     return (low, high) if high > low else (max(0.0, low - 0.05), min(1.0, high + 0.05))
 
@@ -66,7 +68,7 @@ def span_of(shares: Sequence[float]) -> tuple[float, float]:
 
 
 def curves_chart(title: str, strips: Sequence[Strip]) -> Markup:
-    """Curves of one run below each other, over the same steps; those of fewer than two points are left out."""
+    """Curves of one run below each other, over the same steps; those with fewer than two points are left out."""
     strips = [strip for strip in strips if len(strip.curve.steps) > 1]
     first = min(strip.curve.steps[0] for strip in strips)
     last = max(strip.curve.steps[-1] for strip in strips)
@@ -135,7 +137,7 @@ def _short(value: float) -> str:
 
 
 class Racer(NamedTuple):
-    """A line of a race, or, with one point at zero, a contestant that is judged once."""
+    """A line in the chart of a race, or with one point at 0 s, a contestant that is judged once."""
 
     name: str
     seconds: tuple[float, ...]
@@ -143,7 +145,7 @@ class Racer(NamedTuple):
 
 
 def race_chart(title: str, racers: Sequence[Racer]) -> Markup:
-    """Accuracy against seconds of training; a level line for those that are judged once. Names are on the right."""
+    """Accuracy by seconds of training; contestants that are judged once are level lines. Names are on the right."""
     right, bottom = RACE_WIDTH - RACE_NAMES, RACE_HEIGHT - 24
     scaled, ticks = _scale(min(min(r.accuracy) for r in racers), max(max(r.accuracy) for r in racers), wide=False)
     low, high = ticks[0], ticks[-1]
@@ -175,7 +177,7 @@ def race_chart(title: str, racers: Sequence[Racer]) -> Markup:
 
 
 def labels_chart(title: str, found: LabelEfficiency) -> Markup:
-    """Test accuracy of each subject over labels, on a logarithmic axis, with its interval."""
+    """Test accuracy of each subject by number of labels, on a logarithmic axis, with its interval."""
     upper, lower, right = 10, 190, WIDTH - 84
     curves = found.curves
     budgets = [point.labels for point in curves["encoder"]]
@@ -210,7 +212,7 @@ def labels_chart(title: str, found: LabelEfficiency) -> Markup:
 
 
 def _bar(point: LabelPoint) -> tuple[float, float]:
-    """The interval of a point; for older results, the least and the most accurate draw."""
+    """The interval of a point; for older results, the range of its draws."""
     return (min(point.draws), max(point.draws)) if point.ci95 is None else point.ci95
 
 
@@ -227,18 +229,21 @@ class Reliability(NamedTuple):
 
 
 OF_ANSWERS = Reliability(
-    "Accuracy by confidence", "% sure", "% right", "{:,} answers, {:.1f}% sure on average: {:.1f}% right"
+    "Accuracy by confidence",
+    "confidence, %",
+    "accuracy, %",
+    "{:,} answers: mean confidence {:.1f}%, accuracy {:.1f}%",
 )
 OF_LABELS = Reliability(
     "How often labels are there, by their probability",
-    "% probable",
-    "% there",
-    "{:,} cases, {:.1f}% probable on average: {:.1f}% there",
+    "probability, %",
+    "present, %",
+    "{:,} cases: mean probability {:.1f}%, present in {:.1f}%",
 )
 
 
 def reliability_chart(found: Sequence[Bin], words: Reliability = OF_ANSWERS) -> Markup:
-    """Accuracy by confidence: a dot for each bin, larger for more answers; on the line, confidence is exactly right."""
+    """Accuracy by confidence: a dot for each bin, larger for more answers; on the line, they are equal."""
     side, top = RELIABLE - LEFT - RIGHT, 24
     bottom = top + side
 

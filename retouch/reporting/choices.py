@@ -1,4 +1,4 @@
-"""What was chosen on which images, and how often the test set was used, in plain English."""
+"""How choices were made, and how often each test set was used, in plain English."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def chosen(facts: Facts) -> list[str]:
     ways = distinct([*ways, *(one.choice.how for one in several)])
     if ways:
         found.append(
-            f"Layer, pooling and strength were chosen on training images alone, by {listed(ways)}; the winner was "
-            "fitted again on all training images."
+            f"Layer, pooling and regularization strength were chosen on training images alone, by {listed(ways)}; the "
+            "chosen classifier was fitted again on all training images."
         )
     if facts.finetuning:
         ways = distinct(run.result.tuned.choice.how for run in facts.finetuning if run.result.tuned.choice.how)
         found.append(
-            "Of each trained network, the training step was chosen on training images alone"
+            "The best step of each trained network was chosen on training images alone"
             f"{f', by their {listed(ways)}' if ways else ''}."
         )
     found += [_studied(run.report) for run in facts.studies]
@@ -37,18 +37,18 @@ def chosen(facts: Facts) -> list[str]:
 
 
 def _studied(report: StudyReport) -> str:
-    """On which images the winner of a study was chosen."""
+    """How the winner of a study was chosen."""
     counts = distinct(f"{one.judged:,}" for one in report.counts.values()) or [f"at most {report.sizes.judged:,}"]
     return (
-        f"{report.winner} was chosen among {len(report.contenders):,} contestants by cross-validated ridge regression "
-        f"on {listed(counts)} labeled training images; the race was decided on the same images."
+        f"{report.winner} was chosen from {len(report.contenders):,} contestants by cross-validated ridge regression "
+        f"on {listed(counts)} labeled training images; the rungs of the race were decided on the same images."
     )
 
 
 def touched(facts: Facts) -> list[str]:
-    """How often each test set was looked at."""
-    own: Counter[tuple[str, int]] = Counter()  # answers of encoders and trained networks
-    others: Counter[tuple[str, int]] = Counter()  # of what they are compared with
+    """How often each test set was used."""
+    own: Counter[tuple[str, int]] = Counter()  # classifiers of encoders, and trained networks
+    others: Counter[tuple[str, int]] = Counter()  # classifiers of baselines
     damaged: Counter[tuple[str, int]] = Counter()
     for entry in facts.entries:
         key = entry.result.data.test, entry.result.linear.test.n
@@ -70,14 +70,14 @@ def touched(facts: Facts) -> list[str]:
             own[key] += mine
             others[key] += baselines
     return [
-        f"{counted(count + others[key], 'classifier')}{_baselines_too(others[key])} answered the {key[1]:,} images of "
-        f"{key[0]} once each{_damaged_too(damaged[key])}; nothing was chosen by their answers."
+        f"{counted(count + others[key], 'classifier')}{_baselines_too(others[key])} used the {key[1]:,} test images of "
+        f"{key[0]} once each{_damaged_too(damaged[key])}; no choice was based on them."
         for key, count in own.items()
     ]
 
 
 def _answered(report: StudyReport, task: str) -> tuple[int, int]:
-    """How many classifiers of a study answered the test images of a task: of contestants, and of baselines."""
+    """How many classifiers of a study were tested on a task: of contestants, and of baselines."""
     baselines = sum(one.kind in ("pixels", "untrained") for one in report.contenders)
     mine = len(report.contenders) - baselines + (task in report.probe)
     if task in report.worth:  # the winner and its untrained network, again with fewer labels
@@ -88,8 +88,8 @@ def _answered(report: StudyReport, task: str) -> tuple[int, int]:
 
 
 def _baselines_too(count: int) -> str:
-    return f", {count:,} of them of baselines," if count else ""
+    return f" ({count:,} of baselines)" if count else ""
 
 
 def _damaged_too(count: int) -> str:
-    return f", and damaged copies {counted(count, 'time')} without being fitted again" if count else ""
+    return f", and damaged copies of them {counted(count, 'time')}, without being fitted again" if count else ""

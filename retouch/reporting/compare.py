@@ -1,8 +1,8 @@
 """Which differences are shown: paired comparisons on the same test images, corrected for their number.
 
-A difference is shown where its 95% interval excludes zero, and its p stays below 0.05 after Holm's correction for all
-comparisons that answer the same question (the same probe and the same baseline, over all encoders and tasks). The p is
-McNemar's; for several labels and for masks, it is from a normal distribution with the paired difference's deviation.
+A difference is shown if its 95% interval excludes zero and p < 0.05 after Holm's correction for all comparisons that
+answer the same question (the same probe and the same baseline, over all encoders and tasks). p is from McNemar's exact
+test; for several labels and for masks, from a normal approximation to the paired difference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from retouch.reporting.facts import Entry, Facts, SeveralEntry
 
 LEVEL = 0.05
 UNTRAINED, PIXELS, SCRATCH, FROZEN = "random_init", "pixels", "from_scratch", "linear_probe"  # baselines
-LINEAR = "encoder.linear"  # the column of predictions that the headline is about
+LINEAR = "encoder.linear"  # the column of predictions behind the main result
 
 
 class Contrast(NamedTuple):
@@ -36,7 +36,7 @@ class Contrast(NamedTuple):
 
     @property
     def shown(self) -> Literal["better", "worse", "open"]:
-        """What is shown about the first."""
+        """What is shown about ``one``; ``open`` if no difference is shown."""
         low, high = self.found.ci95
         if self.adjusted_p >= LEVEL or low <= 0 <= high:
             return "open"
@@ -44,7 +44,7 @@ class Contrast(NamedTuple):
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted so that the chance of any false discovery among them is bounded (Holm 1979)."""
+    """p-values adjusted so that the probability of any false discovery among them is bounded (Holm 1979)."""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
@@ -53,7 +53,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def gains(facts: Facts, baseline: str, probe: str = "linear") -> list[Contrast]:
-    """Every encoder against a baseline (``random_init``, ``pixels``) on every task, where they were compared."""
+    """Every encoder against a baseline (``random_init`` or ``pixels``) on every task, where they were compared."""
     found = []
     for entry in facts.entries:
         outcome = entry.result.subjects["encoder"].probes.get(probe)
@@ -67,14 +67,14 @@ def gains(facts: Facts, baseline: str, probe: str = "linear") -> list[Contrast]:
 
 
 def _over_pixels(facts: Facts, entry: Entry, probe: str) -> Comparison | None:
-    """Raw pixels are the same for every encoder, so another run's probe of them on the same images counts too."""
+    """Raw pixels are the same for every encoder, so any run's probe of them on the same images will do."""
     mine, theirs = f"encoder.{probe}", f"{PIXELS}.{probe}"
     others = (_paired(entry, mine, other, theirs) for other in facts.of_task(entry.task))
     return next((comparison for comparison in others if comparison is not None), None)
 
 
 def tuned_gains(facts: Facts, baseline: str) -> list[Contrast]:
-    """Every fine-tuned network against a baseline (``from_scratch``, ``linear_probe``), where they were compared."""
+    """Every fine-tuned network against a baseline (``from_scratch`` or ``linear_probe``), where they were compared."""
     return _contrasts(
         [
             (run.result.task, run.origin.name, baseline, run.result.tuned.compared[baseline])
@@ -85,7 +85,7 @@ def tuned_gains(facts: Facts, baseline: str) -> list[Contrast]:
 
 
 def rivals(facts: Facts) -> list[Contrast]:
-    """On each task, the encoder with the best linear probe against the second, where both answered the same images.
+    """On each task, the encoder with the best linear probe against the second, if both have the same test images.
 
     Runs that differ only in their seed are not rivals; their groups are compared by ``group_rivals``.
     """
@@ -103,7 +103,7 @@ def rivals(facts: Facts) -> list[Contrast]:
 
 
 def several_gains(entries: Sequence[SeveralEntry[Several]], baseline: str) -> list[Contrast]:
-    """The same for several labels per image, or for masks: the results of one kind are corrected together."""
+    """Gains for several labels per image, or for masks; the results of one kind are corrected together."""
     found = [(entry, entry.result.linear.compared.get(baseline)) for entry in entries]
     known = [(entry, one) for entry, one in found if one is not None]
     adjusted = holm([one.p for _, one in known])
@@ -115,7 +115,7 @@ def several_gains(entries: Sequence[SeveralEntry[Several]], baseline: str) -> li
 class GroupContrast(NamedTuple):
     """One group of runs with several seeds against another on one task."""
 
-    over: Over  # what the seeds of both vary
+    over: Over  # what varies with the seed in both
     task: str
     one: str
     other: str
@@ -124,14 +124,14 @@ class GroupContrast(NamedTuple):
 
     @property
     def shown(self) -> bool:
-        """Whether the first, chosen as the best, is shown to be better."""
+        """Whether ``one``, which has the higher mean, is shown to be better."""
         return self.adjusted_p < LEVEL and self.found.ci95[0] > 0
 
 
 def group_rivals(facts: Facts) -> list[GroupContrast]:
     """On each task, the group with the best linear probes on average against the second, on the same images.
 
-    Only groups whose seeds vary the same stage are compared: probe seeds say nothing about the luck of pretraining.
+    Only groups with seeds of the same stage are compared: probe seeds say nothing about the variance of pretraining.
     """
     kinds: tuple[Over, ...] = ("pretraining", "probing")
     found = []
@@ -164,7 +164,7 @@ def _same_images(found: Sequence[Predictions]) -> bool:
 
 
 def _paired(one: Entry, answers: str, other: Entry, others: str) -> Comparison | None:
-    """Two classifiers on the same test images; ``None`` if the images differ or predictions are missing."""
+    """Compare two classifiers on the same test images; ``None`` if the images differ or predictions are missing."""
     mine, theirs = one.predictions, other.predictions
     if mine is None or theirs is None or answers not in mine.answers or others not in theirs.answers:
         return None

@@ -10,22 +10,22 @@ from finetune.metrics import Bin, calibration_error, chance_calibration_error, r
 from retouch.reporting.sentences import number
 
 RELIABILITY = (
-    "How sure the same classifiers were, before calibration, and how often they were right. Answers are put in ten "
-    "groups by confidence: 0 to 10% sure, 10 to 20%, and so on. A dot is a group, larger for more answers. On the "
-    "line, confidence equals accuracy; below it, the classifier is overconfident. The expected calibration error is "
-    "the mean distance from the line: lower is better, and chance alone leaves a little."
+    "How confident the same classifiers were, and how often they were right. Answers are grouped into ten bins by "
+    "confidence: 0 to 10%, 10 to 20%, and so on. Each dot is a bin, larger for more answers. On the line, confidence "
+    "equals accuracy; below it, the classifier is overconfident. The expected calibration error is the mean distance "
+    "from the line. Lower is better, but even perfect calibration leaves a small error by chance."
 )
 LABELS_RELIABILITY = (
     "How probable the same probes called the labels, calibrated as by retouch predict, and how often images have them. "
-    "Each label of each test image is a case. Cases are put in ten groups by probability: 0 to 10%, 10 to 20%, and so "
-    "on. A dot is a group, larger for more cases. On the line, a label that is called 70% probable is there in 70% of "
-    "the cases; below it, more seldom. The mean distance from the line: lower is better, and chance alone leaves a "
-    "little."
+    "Each label of each test image is a case. Cases are grouped into ten bins by probability: 0 to 10%, 10 to 20%, and "
+    "so on. Each dot is a bin, larger for more cases. On the line, a label with a probability of 70% is present in 70% "
+    "of the cases; below it, in fewer. The mean distance from the line: lower is better, but even perfect calibration "
+    "leaves a small error by chance."
 )
 
 
 def label_bins(scores: Tensor, truth: Tensor, temperature: float) -> list[Bin]:
-    """How often labels of each probability are there.
+    """How often labels of each probability are present.
 
     Args:
         scores: float32 ``[n L]``, of each label of each image, not calibrated.
@@ -35,22 +35,22 @@ def label_bins(scores: Tensor, truth: Tensor, temperature: float) -> list[Bin]:
 
 
 def label_sureness(bins: Sequence[Bin]) -> str:
-    """How probable labels are on average, how many are there, and how far apart the two are."""
+    """The mean probability of labels, the share that is present, and how far apart the two are."""
     total = sum(one.n for one in bins)
     sure, there = sum(one.n * one.confidence for one in bins) / total, sum(one.n * one.accuracy for one in bins) / total
     error, least = calibration_error(bins), chance_calibration_error(bins)
     return (
-        f"{number(sure)}% probable on average, {number(there)}% there; mean distance from the line {number(error)} "
+        f"mean probability {number(sure)}%, present {number(there)}%; mean distance from the line {number(error)} "
         f"points ({number(least)} by chance alone)"
     )
 
 
 def sureness(bins: Sequence[Bin]) -> str:
-    """How confident a classifier was on average, how often it was right, and how far apart the two are."""
+    """The mean confidence of a classifier, its accuracy, and how far apart the two are."""
     total = sum(one.n for one in bins)
     sure, right = sum(one.n * one.confidence for one in bins) / total, sum(one.n * one.accuracy for one in bins) / total
     error, least = calibration_error(bins), chance_calibration_error(bins)
     return (
-        f"{number(sure)}% sure on average, {number(right)}% right; expected calibration error {number(error)} points "
-        f"({number(least)} by chance alone)"
+        f"mean confidence {number(sure)}%, accuracy {number(right)}%; expected calibration error {number(error)} "
+        f"points ({number(least)} by chance alone)"
     )

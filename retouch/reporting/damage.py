@@ -1,4 +1,4 @@
-"""What an encoder learned to restore, in plain English."""
+"""The damage that an encoder learned to restore, in plain English."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PRETEXTS: TypeAdapter[AnyPretext] = TypeAdapter(AnyPretext)
 
 
 def damage_of(pretext: JsonValue) -> str:
-    """The damage of a pretext with these settings; empty for methods without damage, and other versions."""
+    """The damage of a pretext with these settings; empty for methods without damage and settings of other versions."""
     try:
         found = _PRETEXTS.validate_python(pretext)
     except ValidationError:
@@ -40,7 +40,7 @@ def damage_text(damage: AnyCorruption) -> str:
             low, middle, high = (math.exp(damage.log_mean + step * damage.log_std) for step in (-1, 0, 1))
             return (
                 f"Gaussian noise, drawn per image (median standard deviation {middle:.2g}, and between {low:.2g} and "
-                f"{high:.2g} for two of three images; black is 0 and white is 1)"
+                f"{high:.2g} for two thirds of the images; black is 0 and white is 1)"
             )
         case Gaussian():
             return f"Gaussian noise (standard deviation {damage.sigma:g}; black is 0 and white is 1)"

@@ -1,4 +1,4 @@
-"""What a report says, as frozen types. Names and paths are UTF-8."""
+"""The facts of a report, as frozen types. Names and paths are UTF-8."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.reporting.logs import Log
 from retouch.studies.results import Counts, StudyReport
 
-# ---- what is read of one run
+# ---- one run
 
 
 class Images(BaseModel):
-    """The images of a run, as its ``config.yaml`` names them: ``source`` of pretraining, ``train`` of other stages."""
+    """The images of a run, as named in its ``config.yaml``: ``source`` for pretraining, ``train`` for other stages."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    source: str | None = ""  # None of a study that learns from its labeled images
+    source: str | None = ""  # None for a study that learns from its labeled images
     train: str = ""
     image_size: int | None = None
 
@@ -47,7 +47,7 @@ class Neighbors(BaseModel):
 
 
 class Settings(BaseModel):
-    """The settings that a report states. The others are in ``config.yaml``."""
+    """The settings that a report uses. The others are in ``config.yaml``."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -60,7 +60,7 @@ class Settings(BaseModel):
 
 
 class Curve(NamedTuple):
-    """A metric along training; may be empty."""
+    """A metric by training step; may be empty."""
 
     steps: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
@@ -71,7 +71,7 @@ EMPTY = Curve()
 
 @dataclass(frozen=True)
 class Curves:
-    """What ``metrics.jsonl`` says of training."""
+    """The metrics of training in ``metrics.jsonl``."""
 
     loss: Curve = EMPTY
     held_out: Curve = EMPTY  # loss on held-out images
@@ -90,7 +90,7 @@ class Origin:
     name: str  # differs from those of the other runs
     stage: str  # pretrain, probe, finetune or study
     settings: Settings
-    labeled: tuple[LabeledData, ...]  # images of one label each; empty if the settings cannot be read
+    labeled: tuple[LabeledData, ...]  # images with one label each; empty if the settings cannot be read
     log: Log
 
 
@@ -112,7 +112,7 @@ class Probing:
 
     origin: Origin
     report: ProbeReport
-    predictions: tuple[Predictions, ...]  # by result; empty if there are none
+    predictions: tuple[Predictions, ...]  # one per result; empty if there are none
     embeddings: tuple[Embedding, ...] = ()  # likewise
     label_scores: tuple[ReadScores, ...] = ()  # by result with several labels per image; empty if there are none
 
@@ -130,11 +130,11 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class Studied:
-    """``retouch study``; the pretraining runs of its contestants are reported next to it."""
+    """``retouch study``; the pretraining runs of its contestants are reported as well."""
 
     origin: Origin
     report: StudyReport
-    predictions: tuple[Predictions, ...] = ()  # by task; empty if there are none
+    predictions: tuple[Predictions, ...] = ()  # one per task; empty if there are none
     embeddings: tuple[Embedding, ...] = ()  # of the winner, likewise
 
     @property
@@ -183,19 +183,19 @@ class Group:
 
     @property
     def over(self) -> Over | None:
-        """What its probes vary; None of a group of pretraining runs."""
+        """What varies with the seed of its probes; None for a group of pretraining runs."""
         return None if self.probing is None or self.probing.seeds is None else self.probing.seeds.over
 
 
-# ---- what is known of all
+# ---- all runs
 
 
 @dataclass(frozen=True)
 class Entry:
     """One encoder on one task."""
 
-    encoder: str  # its name, which no other encoder has
-    task: str  # its name, which no other task has
+    encoder: str  # a name that is unique among encoders
+    task: str  # a name that is unique among tasks
     result: ProbeResult
     origin: Origin
     predictions: Predictions | None
@@ -217,7 +217,7 @@ R = TypeVar("R", bound=Several, covariant=True)
 class SeveralEntry(Generic[R]):
     """One encoder on one task with several labels per image, or with masks."""
 
-    encoder: str  # its name; where it was probed several times on the task, with the run
+    encoder: str  # its name; if it was probed several times on the task, with the run
     task: str
     result: R
     origin: Origin
@@ -226,14 +226,14 @@ class SeveralEntry(Generic[R]):
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a report says."""
+    """All facts of a report."""
 
     pretraining: tuple[Pretraining, ...] = ()
     probes: tuple[Probing, ...] = ()
     finetuning: tuple[FineTuning, ...] = ()
     studies: tuple[Studied, ...] = ()
     groups: tuple[Group, ...] = ()
-    left_out: tuple[str, ...] = ()  # what was found in a folder of runs but is not reported, and why
+    left_out: tuple[str, ...] = ()  # what a folder of runs holds that is not reported, and why
 
     @property
     def winners(self) -> tuple[Winner, ...]:
@@ -242,7 +242,7 @@ class Facts:
 
     @property
     def origins(self) -> tuple[Origin, ...]:
-        """Every run, in the order of the pipeline."""
+        """The origin of every run, in the order of the pipeline."""
         kinds = (self.studies, self.pretraining, self.probes, self.finetuning)
         return tuple(run.origin for runs in kinds for run in runs)
 
@@ -284,12 +284,12 @@ class Facts:
 
     @property
     def several(self) -> tuple[SeveralEntry[Several], ...]:
-        """Both of these."""
+        """Tasks with several labels per image, and with masks."""
         return (*self.label_entries, *self.dense_entries)
 
     @property
     def probed(self) -> tuple[Entry | SeveralEntry[Several], ...]:
-        """All that was probed, however many labels an image has."""
+        """Every encoder on every task, of all kinds."""
         return (*self.entries, *self.several)
 
     @property
@@ -301,7 +301,7 @@ class Facts:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The images of all runs, as their settings name them."""
+        """The images of all runs, as named in their settings."""
         studied = [data for run in self.studies for data in run.report.data.values()]
         one, several = (result.data for result in self._results), (result.data for result in self._several_results)
         unlabeled = [run.origin.settings.data.source or "" for run in self.pretraining]
@@ -327,12 +327,12 @@ class Facts:
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        """The encoders that were probed, by name; one that was probed twice appears once."""
+        """Names of the encoders that were probed; one that was probed twice appears once."""
         return tuple(self._encoder_names.values())
 
     @cached_property
     def _encoder_names(self) -> dict[str, str]:
-        """By sha256, those that images of one label each were probed on first."""
+        """By sha256; those that were probed on images with one label each come first."""
         classes = [result for run in self.probes for result in run.report.results]
         return self._titles([*classes, *self._several_results])
 
@@ -345,11 +345,11 @@ class Facts:
         return next((group for group in self.groups if group.folder == origin.folder.parent), None)
 
     def of_task(self, task: str) -> tuple[Entry, ...]:
-        """The encoders that were probed on a task."""
+        """Every encoder on this task."""
         return tuple(entry for entry in self.entries if entry.task == task)
 
     def _titles(self, results: Sequence[Probed]) -> dict[str, str]:
-        """A name for each encoder, by its sha256: short, and longer where two would have the same."""
+        """A name for each encoder, by its sha256: short, or longer if two would have the same name."""
         encoders = {result.encoder.sha256: result.encoder for result in results}
         trained = {run.results.encoder_sha256: run.origin.name for run in self.pretraining}
         ways: list[Callable[[EncoderFacts], str]] = [
@@ -365,7 +365,7 @@ class Facts:
 
 
 def _with_run(titles: Mapping[str, str], found: Sequence[tuple[Origin, Probed]], tasks: Sequence[str]) -> list[str]:
-    """The encoder of each result by name; of one that was probed several times on a task, with the name of the run."""
+    """The encoder's name for each result; with the name of the run if it was probed several times on the task."""
     keys = [(result.encoder.sha256, task) for (_, result), task in zip(found, tasks, strict=True)]
     times = Counter(keys)
     return [
@@ -375,11 +375,11 @@ def _with_run(titles: Mapping[str, str], found: Sequence[tuple[Origin, Probed]],
 
 
 def _named(title: str, run: str) -> str:
-    """The run, which often is called after what it does; otherwise both."""
+    """The name of the run if it contains the title, as it often does; otherwise both."""
     return run if title in run else f"{title} ({run})"
 
 
 def _run_of(encoder: str) -> str:
-    """The name of the run that an encoder's path lies in."""
+    """The name of the run that contains an encoder."""
     path = Path(encoder)
     return path.parent.name if path.name == "encoder" else path.name

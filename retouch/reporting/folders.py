@@ -1,4 +1,4 @@
-"""The folders of finished runs that a report is asked for, and the names they get."""
+"""The folders of finished runs to report, and the names of these runs in the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from retouch.reporting.logs import read_log
 from retouch.studies.results import CONTESTANTS
 
 REPORTED = ("pretrain", "probe", "finetune", "study")  # stages that leave results.json
-LEFT = {  # by stages that measure no encoder
+LEFT = {  # what stages write that measure no encoder
     "embed": "features",
     "predict": "predictions",
     "search": "images that were found",
@@ -24,7 +24,7 @@ LEFT = {  # by stages that measure no encoder
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The folders of finished runs that are meant, and what else was found in folders of runs.
+    """The folders of all finished runs, and a line about everything else that was found in folders of runs.
 
     Raises:
         UserError: with every folder that is not a run, has not finished, or is given twice.
@@ -56,7 +56,8 @@ def _expand(folder: Path, left_out: list[str]) -> list[Path]:
         return [folder, *_contestants(folder)] if stage == "study" else [folder]
     if stage in LEFT:
         raise UserError(
-            f"{folder}: retouch {stage} leaves {LEFT[stage]}, and no results to report; give the runs around it"
+            f"{folder}: retouch {stage} writes {LEFT[stage]}, not results to report; give a run of pretrain, probe, "
+            "finetune or study"
         )
     if run_stage(folder.parent) is not None:
         raise UserError(f"{folder}: this is a part of a run; give the run: {folder.parent}")
@@ -75,7 +76,9 @@ def _expand(folder: Path, left_out: list[str]) -> list[Path]:
         elif run_stage(inner) in REPORTED:
             left_out.append(f"{as_utf8(str(inner))} has not finished")
         else:
-            left_out.append(f"{as_utf8(str(inner))} is a run of retouch {run_stage(inner)}, which leaves no results")
+            left_out.append(
+                f"{as_utf8(str(inner))} is a run of retouch {run_stage(inner)}, which writes no results to report"
+            )
     if not runs:
         raise UserError(
             f"{folder}: neither a run nor a folder of finished runs; give what retouch pretrain, probe, finetune, "
@@ -91,7 +94,7 @@ def _contestants(study: Path) -> list[Path]:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of their paths by which all of them differ."""
+    """The shortest ends of their paths that differ for all of them."""
     paths = [folder.resolve().parts for folder in folders]
     for parts in range(1, max(map(len, paths), default=0) + 1):
         names = ["/".join(path[-parts:]) for path in paths]

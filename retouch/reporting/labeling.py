@@ -12,13 +12,13 @@ from retouch.reporting.blocks import Block, Commands, Prose
 from retouch.reporting.facts import Facts
 
 SENTENCE = (
-    "To label these images in a browser, with an encoder's help: the page shows the most uncertain ones first, or all "
-    "on a map, and saves labels.csv.",
+    "To label these images in a browser with an encoder's help, run the command below. It writes a page that shows the "
+    "most uncertain images first, or all on a map, and saves labels.csv.",
 )
 
 
 def labeling_blocks(facts: Facts) -> tuple[Block, ...]:
-    """With the encoder of the first run on each source that is still there."""
+    """A command for each source that still exists, with the encoder of the first run on it."""
     encoders: dict[str, Path] = {}
     for run in facts.pretraining:
         source = run.origin.settings.data.source or ""
@@ -34,5 +34,5 @@ def labeling_blocks(facts: Facts) -> tuple[Block, ...]:
 def _is_of_files(source: str) -> bool:
     try:
         return recognize(source).partition(":")[0] in OF_FILES
-    except UserError:  # they are not where the run saw them
+    except UserError:  # the images are no longer where the run found them
         return False

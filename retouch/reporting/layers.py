@@ -1,4 +1,4 @@
-"""What the linear probe's search shows about layers and poolings: a map for each encoder and task, and a sentence."""
+"""What the search of linear probes shows about layers and poolings: a map and a sentence for each encoder and task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LayerMap(NamedTuple):
 
 
 def layer_map(entry: Entry) -> LayerMap | None:
-    """What was compared for the linear probe of the encoder; ``None`` if nothing was, or by an older version."""
+    """What was compared for the encoder's linear probe; ``None`` if nothing was, or if an older version did not say."""
     choice = entry.result.linear.choice
     if len(choice.spaces) < 2:
         return None
@@ -35,7 +35,7 @@ def layer_map(entry: Entry) -> LayerMap | None:
 
 
 def on_few(found: LayerMap) -> int | None:
-    """The images of the subsample, if some spaces were compared only on it."""
+    """The number of images in the subsample, if some spaces were compared only on it."""
     return max((one.fitted_on for one in found.scores.values() if one.fitted_on is not None), default=None)
 
 
@@ -63,8 +63,8 @@ def _depth(entry: Entry) -> str:
         said = f"the best single layer is {best}, not the last: {number(single[best])}% against {number(single[last])}%"
     else:
         said = (
-            f"the best single layer, {best}, is at most one standard error above the last: {number(single[best])}% "
-            f"and {number(single[last])}%"
+            f"the best single layer, {best}, is within one standard error of the last: {number(single[best])}% and "
+            f"{number(single[last])}%"
         )
     together = [one for one in spaces if not one.layer.isdecimal()]
     if together:
@@ -74,6 +74,6 @@ def _depth(entry: Entry) -> str:
 
 
 def _one_round(spaces: Sequence[SpaceScore]) -> Sequence[SpaceScore]:
-    """Those that were fitted on the same number of images: on the subsample, if there was one."""
+    """Scores of fits on the same number of images: on the subsample, if there was one."""
     few = [one for one in spaces if one.fitted_on is not None]
     return few or spaces

@@ -24,7 +24,7 @@ from retouch.reporting.sentences import (
 from retouch.reporting.several import several_limits
 from retouch.reporting.training import wrong
 
-FEW_TO_CHOOSE = 200  # images: an accuracy on fewer is known to seven points either way, or worse
+FEW_TO_CHOOSE = 200  # images: an accuracy on fewer is known to within seven points at best
 TUNED_OVER = {SCRATCH: "training from scratch", FROZEN: "a linear probe of the frozen encoder"}
 GENERATED = {"shapes": "drawn by a program", "photos": "patches of two photographs"}
 
@@ -70,8 +70,8 @@ def _tests(facts: Facts) -> list[tuple[str, tuple[str, ...], DataFacts, Score]]:
 def _few_images(facts: Facts) -> list[str]:
     sizes = distinct(f"{score.n}" for *_, score in _tests(facts))
     return [
-        f"{counted(int(n), 'test image')}: the interval of an accuracy is up to {number(half_width(int(n)))} points "
-        "either way."
+        f"{counted(int(n), 'test image')}: the interval of an accuracy extends up to {number(half_width(int(n)))} "
+        "points to either side."
         for n in sizes
     ]
 
@@ -85,15 +85,15 @@ def _few_per_class(facts: Facts) -> list[str]:
         name, fewest = min(counts.items(), key=lambda item: item[1])
         which = f"of {name}, the smallest class" if fewest < max(counts.values()) else "per class"
         found.append(
-            f"{task}: {counted(fewest, 'test image')} {which}: the interval of its accuracy is up to "
-            f"{number(half_width(fewest))} points either way."
+            f"{task}: {counted(fewest, 'test image')} {which}: the interval of a class's accuracy extends up to "
+            f"{number(half_width(fewest))} points to either side."
         )
     return found
 
 
 def _imbalance(facts: Facts) -> list[str]:
     return [
-        f"{task}: always answering the most frequent class would be right on {number(chance(score))}%."
+        f"{task}: always answering the most frequent class would be right for {number(chance(score))}% of the images."
         for task, _, _, score in _tests(facts)
         if uneven(score)
     ]
@@ -115,15 +115,15 @@ def _chosen_on_few(facts: Facts) -> list[str]:
     images += [(run.result.task, run.result.tuned.n_val) for run in facts.finetuning]
     images += [(one.task, one.counts.judged) for one in facts.winners if one.counts is not None]
     return [
-        f"{task}: choices were made on {counted(count, 'training image')}, on which an accuracy is known to "
-        f"{number(half_width(count))} points either way: other choices may be as good."
+        f"{task}: choices were made on {counted(count, 'training image')}, where an accuracy is known only to within "
+        f"{number(half_width(count))} points: other choices may be as good."
         for task, count in images
         if count < FEW_TO_CHOOSE
     ]
 
 
 def _ends_of_neighbors(facts: Facts) -> list[str]:
-    """Where k-NN chose an end of the numbers of neighbors that it tried; probes note the ends of other grids."""
+    """Where k-NN chose the smallest or largest number of neighbors; probes have notes about the ends of other grids."""
     found: dict[tuple[int, ...], list[str]] = {}
     for entry in facts.entries:
         knn, probed = entry.origin.settings.knn, entry.result.subjects["encoder"].probes.get("knn")
@@ -142,19 +142,19 @@ def _one_seed(facts: Facts) -> list[str]:
     once = bool(networks) and max(networks.values()) == 1
     studied = any(one.kind == "restoring" for run in facts.studies for one in run.report.contenders)
     return [
-        f"Each {what} was trained once. The intervals are those of the test images: how much another seed of "
-        f"{training} would change is not in them."
-        for what, training, found in (
-            ("encoder", "pretraining", trained_once(facts)),
-            ("network", "fine-tuning", once),
-            ("contestant of a study", "training, and of its untrained network,", studied),
+        f"Each {what} was trained once. The intervals cover the choice of test images, but not how much another "
+        f"{seed} would change the accuracy."
+        for what, seed, found in (
+            ("encoder", "pretraining seed", trained_once(facts)),
+            ("network", "fine-tuning seed", once),
+            ("contestant of a study", "seed", studied),
         )
         if found
     ]
 
 
 def _one_draw(facts: Facts) -> list[str]:
-    """What other training labels would change, and how much draws of fewer of them did."""
+    """The variance over draws of the labeled training images, and its size for fewer labels if that was measured."""
     if not (facts.entries or facts.studies or facts.several or facts.finetuning):
         return []
     spreads = []
@@ -162,14 +162,14 @@ def _one_draw(facts: Facts) -> list[str]:
         if (found := entry.result.label_efficiency) is not None:
             several = [point for point in found.curves["encoder"] if len(point.draws) > 1]
             spreads += [
-                f"on {entry.task}, the accuracy of {entry.encoder} with draws of {most.labels:,} labels deviates by "
-                f"{number(stdev(most.draws))} points"
+                f"on {entry.task}, the accuracy of {entry.encoder} over draws of {most.labels:,} labels has a standard "
+                f"deviation of {number(stdev(most.draws))} points"
                 for most in several[-1:]
             ]
-    measured = f" Draws of fewer show how much: {listed(distinct(spreads)[:NAMED])}." if spreads else ""
+    measured = f" Draws of fewer labels show how much: {listed(distinct(spreads)[:NAMED])}." if spreads else ""
     return [
-        "The labeled images that classifiers learned from are one draw: another draw would move every accuracy, and "
-        f"that is not in the intervals.{measured}"
+        "The labeled images that classifiers learned from are one random draw. Another draw would change every "
+        f"accuracy, which the intervals do not cover.{measured}"
     ]
 
 
@@ -177,9 +177,9 @@ def _one_twin(facts: Facts) -> list[str]:
     if not trained_once(facts) or not any("random_init" in entry.result.subjects for entry in facts.entries):
         return []
     return [
-        "A gain over the untrained network is over one such network, the one that training began with. Networks with "
-        "other random weights can differ from it by more than the interval says: seeds=5 for pretraining, and a probe "
-        "of that folder, compares five with five."
+        "Each gain is over a single untrained network, the one that training began with. Networks with other random "
+        "weights can differ from it by more than the interval says. To compare five with five, pretrain with seeds=5 "
+        "and probe that folder."
     ]
 
 
@@ -187,8 +187,8 @@ def _best_of_many(facts: Facts) -> list[str]:
     encoders = [len({entry.result.encoder.sha256 for entry in facts.of_task(task)}) for task in facts.tasks]
     networks = Counter((run.result.task, run.result.data.test) for run in facts.finetuning)
     return [
-        f"{most} {what} answered the same test images: to use the one that is best on them is to choose on the test "
-        "set, and its accuracy is then slightly too high. Their validation accuracy is there to choose by."
+        f"{most} {what} were tested on the same images. Using the one that is best on them means choosing on the test "
+        "set, and its accuracy is then slightly too high. Choose by validation accuracy instead."
         for what, most in (("encoders", max(encoders, default=0)), ("networks", max(networks.values(), default=0)))
         if most > 1
     ]
@@ -197,7 +197,7 @@ def _best_of_many(facts: Facts) -> list[str]:
 def _no_baseline(facts: Facts) -> list[str]:
     found = []
     for baseline, text in ((UNTRAINED, "the same network untrained"), (PIXELS, "raw pixels")):
-        # raw pixels are the same for every encoder: once per task is enough
+        # raw pixels are the same for every encoder, so one probe per task is enough
         have = {entry.task for entry in facts.entries if baseline in entry.result.subjects}
         missing = [task for task in facts.tasks if task not in have]
         if missing:
@@ -216,20 +216,20 @@ def _generated(facts: Facts) -> list[str]:
     named += [one.data.train for one in facts.winners]
     schemes = distinct(name.partition(":")[0].partition(" ")[0] for name in named)
     return [
-        f"The images of {scheme} are {GENERATED[scheme]}: what holds for them need not hold for yours."
+        f"The images of {scheme} are {GENERATED[scheme]}; what holds for them may not hold for yours."
         for scheme in schemes
         if scheme in GENERATED
     ]
 
 
 def _not_compared(facts: Facts) -> list[str]:
-    """Images that were not searched for test images."""
+    """Images that were not, or not all, compared with the test images."""
     data = [entry.result.data for entry in facts.entries]
     data += [entry.result.data for entry in facts.several]
     data += [run.result.data for run in facts.finetuning if run.result.start != "scratch"]
     data += [one for run in facts.studies for one in run.report.data.values()]
     return [
-        f"Whether images of {images} repeat test images of {one.test} is not wholly known: {why}."
+        f"It is not fully known whether {images} images repeat test images of {one.test}: {why}."
         for one in data
         for key, images in (("near_duplicates", "training"), ("in_pretraining", "pretraining"))
         for why in [one.not_compared.get(key, "")]
@@ -249,7 +249,7 @@ def _not_probed(facts: Facts) -> list[str]:
 
 
 def _notes(facts: Facts) -> list[str]:
-    """What the stages themselves noted in their results."""
+    """The notes in the results of the stages."""
     several = len(facts.probes) + len(facts.pretraining) + len(facts.finetuning) + len(facts.studies) > 1
     named = [(run.origin.name, run.report.notes) for run in facts.probes]
     named += [(run.origin.name, run.result.notes) for run in facts.finetuning]

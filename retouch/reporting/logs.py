@@ -1,4 +1,4 @@
-"""What ``train.log`` says about a run."""
+"""Facts about a run from its ``train.log``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VERSIONS = "versions: "
 
 @dataclass(frozen=True)
 class Log:
-    """What ``train.log`` says: when the run started, with which versions, and its warnings."""
+    """Facts from ``train.log``: when the run started, with which versions, and its warnings."""
 
     started: str = ""  # 2026-01-31 12:00:00
     versions: str = ""
@@ -22,7 +22,7 @@ class Log:
 
 
 def read_log(folder: Path) -> Log:
-    """The log of a resumed run continues: its start is the first line, its versions are the last ones."""
+    """Read ``train.log``. A resumed run continues it, so the start is in the first line; the last versions count."""
     try:
         text = (folder / "train.log").read_text(encoding="utf-8", errors="replace")
     except OSError:

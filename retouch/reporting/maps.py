@@ -1,4 +1,4 @@
-"""Two-dimensional charts: confusion, places of test images, layers and poolings."""
+"""Two-dimensional charts: the confusion matrix, the map of test images, layers and poolings."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from retouch.reporting.charts import WIDTH
 from retouch.reporting.layers import LayerMap
 from retouch.reporting.pictures import Picture
 
-MOST_CLASSES = 30  # of a confusion matrix that is drawn
-NUMBERED = 12  # classes up to which its cells hold numbers
-LONG, LETTER = 12, 6.0  # characters of a class name that are drawn, and pixels of one; the tooltip has the whole name
+MOST_CLASSES = 30  # with more, no confusion matrix is drawn
+NUMBERED = 12  # with more classes, its cells have no numbers
+LONG, LETTER = 12, 6.0  # characters of a class name that are drawn, and pixels of each; the tooltip has the whole name
 MAP, THUMBNAIL = 720, 30  # side of the map of test images, and of a thumbnail on it, in pixels
 HUES, MARKS = 10, 40  # colors of classes, and marks: each color has four shapes
-SHAPES = (  # of marks, as paths around a point: dot, square, triangle, diamond
+SHAPES = (  # of marks, as SVG paths around a point: dot, square, triangle, diamond
     "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0",
     "m-3-3h6v6h-6z",
     "m0-4.5l4 7.5h-8z",
     "m0-4.5l4.5 4.5l-4.5 4.5l-4.5-4.5z",
 )
-HEAT_WIDTH, HEAT_HEIGHT = 84, 24  # pixels of a cell of the map of layers and poolings, at most
-FEW = "°"  # marks an accuracy of fits on a part of the images
+HEAT_WIDTH, HEAT_HEIGHT = 84, 24  # largest size of a cell in the map of layers and poolings, in pixels
+FEW = "°"  # marks accuracies of fits on a subsample
 
 
 # ---- confusion
 
 
 def confusion_chart(score: Score, classes: Sequence[str]) -> Markup:
-    """Rows are true classes, columns answers; shades are shares of a row, right answers in another color."""
+    """Rows are true classes, columns are answers, shades are shares of a row; correct answers have another color."""
     count = len(classes)
     cell = 26 if count <= NUMBERED else max(10, 312 // count)
     longest = LETTER * max(len(_cut(name)) for name in classes)
@@ -75,13 +75,13 @@ def _cut(name: str, most: int = LONG) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-# ---- places of test images
+# ---- the map of test images
 
 
 def places_chart(
     points: NDArray[np.float32], labels: Sequence[int], thumbnails: Sequence[tuple[int, Picture]], label: str
 ) -> Markup:
-    """Points ``[n 2]`` in [0, 1] in the marks of their classes (at most ``MARKS``, else none), some as thumbnails."""
+    """Points ``[n 2]`` in [0, 1], marked by class (those from ``MARKS`` on share a mark); some are thumbnails."""
     inner = MAP - 2 * THUMBNAIL
     places = THUMBNAIL + inner * points
     covered = {place for place, _ in thumbnails}
@@ -108,7 +108,7 @@ def _hue(number: int) -> str:
 
 
 def _marks(number: int, places: Sequence[tuple[float, float]]) -> Markup:
-    """The mark of a class at these places: one of ten hues in one of four shapes; the same faint one for all others."""
+    """The mark of a class at these places: one of ten hues and four shapes; a faint one for classes beyond those."""
     shape = SHAPES[number // HUES if number < MARKS else 0]
     return svg.tag("path", "", class_=_hue(number), d="".join(f"M{x:.0f} {y:.0f}{shape}" for x, y in places))
 
@@ -117,7 +117,7 @@ def _marks(number: int, places: Sequence[tuple[float, float]]) -> Markup:
 
 
 def layer_chart(found: LayerMap) -> Markup:
-    """Rows are layers, columns poolings, numbers percent; shades from worst to best, and the chosen one is framed."""
+    """Rows are layers, columns are poolings, numbers are percent; shaded from worst to best, the choice is framed."""
     heads = [name.replace("+", "\n+").split("\n") for name in found.poolings]
     names = {layer: f"layer{'' if layer.isdecimal() else 's'} {layer}" for layer in found.layers}
     top, left = 12 * max(map(len, heads)) + 6, 12 + LETTER * max(len(_cut(name, 2 * LONG)) for name in names.values())
@@ -138,7 +138,7 @@ def layer_chart(found: LayerMap) -> Markup:
                 continue
             x, share = left + column * side, 100 * one.val_accuracy
             box: dict[str, float] = {"x": x + 1, "y": y + 1, "width": side - 2, "height": HEAT_HEIGHT - 2}
-            opacity = 0.04 + 0.46 * (one.val_accuracy - low) / span  # never so dark that the number cannot be read
+            opacity = 0.04 + 0.46 * (one.val_accuracy - low) / span  # light enough to read the number
             tooltip = f"{name}, {pooling}: {share:.1f}%, {one.features:,} features"
             parts.append(svg.tag("rect", svg.title(tooltip), class_="heat", fill_opacity=opacity, **box))
             kind = "share"

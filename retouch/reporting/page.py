@@ -25,11 +25,11 @@ TEMPLATE = "page.html.jinja"
 
 @dataclass(frozen=True)
 class Report:
-    """The page about some runs, and what it says first. It can be used wherever a path is expected.
+    """The page about some runs, with its question and verdict. It can be used wherever a path is expected.
 
     Attributes:
         path: the file.
-        question: what the runs were made to find out.
+        question: what the runs should find out.
         verdict: the answer, in a few sentences.
     """
 
@@ -42,7 +42,7 @@ class Report:
 
 
 def report(folders: Sequence[str | Path], out: str | Path) -> Report:
-    """Write the report of some runs as one HTML file, atomically; an earlier report there is replaced.
+    """Write the report of some runs as one HTML file, atomically; an earlier report is replaced.
 
     Args:
         folders: finished runs, or folders of runs.
@@ -60,15 +60,15 @@ def report(folders: Sequence[str | Path], out: str | Path) -> Report:
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
-    """The same as ``report``, but returns only the file."""
+    """The same as ``report``, but returns only the path."""
     return report(folders, out).path
 
 
 def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Sequence[str] = SUFFIXES) -> None:
-    """Check that a page that begins with this mark may be written there.
+    """Check that a page with this mark may be written to ``out``.
 
     Raises:
-        UserError: its name has another ending, or it holds something else.
+        UserError: ``out`` has another ending, or exists and holds something else.
     """
     kind, end = ("HTML" if suffixes == SUFFIXES else "Markdown"), suffixes[0]
     if out.suffix.lower() not in suffixes:

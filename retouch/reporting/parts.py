@@ -1,4 +1,4 @@
-"""The parts of the page, in its order. A part is there only where its facts are."""
+"""The parts of the page, in its order. A part appears only if there are facts for it."""
 
 from __future__ import annotations
 
@@ -84,21 +84,21 @@ from retouch.reporting.training import restored_blocks, training_blocks
 from retouch.studies.results import CONTESTANTS
 
 OPEN_MAPS = 6  # of layers and poolings: more are folded
-CODE = "The code of an image is the encoder's last map, all its numbers in a row."
+CODE = "The code of an image is the encoder's last map, flattened."
 PROPERTIES = (
-    "Compact: how few numbers it has, and how many of them are not zero.",
-    "Invariant: 1 if a change to the image does not move the code, 0 if it moves it as far as to another image.",
+    "Compact: how few numbers it has, and how many of them are non-zero.",
+    "Invariant: 1 if a change to the image leaves the code as it is, 0 if the code changes as much as between images.",
     "Abstract: the linear probe's accuracy.",
 )
 STORAGE = (
-    "Bytes: in the smaller of two formats, all numbers or those that are not zero with their places.",
-    "Error: of undamaged images made from their codes, 0 if they are exact and 1 if they are no closer than the mean "
-    "image; empty where the code does not give an image by itself.",
+    "Bytes: in the smaller of two formats, all numbers or only the non-zero ones with their indices.",
+    "Error: the relative error of undamaged images that are restored from their codes alone; 0 is exact, and 1 is no "
+    "better than the mean image. It is empty if the code alone does not give an image.",
 )
 
 
 def page_parts(facts: Facts) -> list[Part]:
-    """All parts. What is added later has its place here, and nowhere else."""
+    """All parts of the page: the only place that decides their order."""
     sets = ImageSets()
     found = [
         Part("study", "The race", study_blocks(facts)),
@@ -126,7 +126,7 @@ def page_parts(facts: Facts) -> list[Part]:
 
 
 def card_parts(facts: Facts) -> list[Part]:
-    """Those that a model card has."""
+    """The parts of a model card."""
     found = [
         Part("study", "The race", study_tables(facts)),
         Part("results", "Results", _results(facts)),
@@ -164,7 +164,7 @@ def _results(facts: Facts) -> tuple[Block, ...]:
 
 
 def _labels(facts: Facts) -> tuple[Block, ...]:
-    """A chart for each encoder and task that was measured so, and what its labels are worth."""
+    """A chart for each encoder and task that was measured with fewer labels, and what its gain is worth in labels."""
     figures, said, measured = [], [], []
     for entry in facts.entries:
         if (found := entry.result.label_efficiency) is not None:
@@ -198,21 +198,21 @@ def _limits(facts: Facts) -> tuple[Block, ...]:
 
 
 def _layers(facts: Facts) -> tuple[Block, ...]:
-    """What was tried before a layer and a pooling were chosen."""
+    """The layers and poolings that were compared before the choice."""
     found = [(entry, one) for entry in facts.entries if (one := layer_map(entry)) is not None]
     if not found:
         return ()
     figures = [Figure(layer_chart(one), f"{entry.encoder} on {entry.task}") for entry, one in found]
     about = [
-        "Validation accuracy of the linear probe in percent, each with its best strength.",
-        "Framed: chosen. The widest, with the most features, is preferred; a narrower one is chosen only if it is "
-        "better by more than a standard error.",
-        "If an early layer is best by far, the last layers have specialized on what they were trained for, such as "
-        "restoring.",
+        "Validation accuracy of the linear probe in percent, each with its best regularization strength.",
+        "The frame marks the choice. The one with the most features is preferred; another is chosen only if it is "
+        "better by more than one standard error.",
+        "If an early layer is best by far, the last layers have specialized in their training task, such as "
+        "restoring images.",
     ]
     few = max((images for _, one in found if (images := on_few(one)) is not None), default=None)
     if few is not None:
-        about.append(f"{FEW} of fits on {few:,} images, which are compared first; the others are of fits on all.")
+        about.append(f"{FEW} fitted on {few:,} images, for a first comparison; all others are fitted on all images.")
     said, more = depth_sentences(facts), figures[OPEN_MAPS:]
     return (
         *((Points(tuple(said)),) if said else ()),
@@ -243,23 +243,26 @@ class _Answers(NamedTuple):
 
     @property
     def bins(self) -> list[Bin]:
-        """How often answers of each confidence are right."""
+        """How often answers are correct, in bins of confidence."""
         if self.predictions is None or self.confidence is None:
             return []
         return reliability(self.confidence, self.predictions.answers[self.column] == self.predictions.labels)
 
 
 def _errors(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
-    """On each task, the errors of the encoder that was best on validation images."""
+    """On each task, the errors of the encoder with the best validation accuracy."""
     best = [one for one in _best(facts) if len(one.classes) > 1]
     found = [_confusion(one, sets) for one in best]
     if not found:
         return ()
     one_of_several = len(facts.entries) > len(facts.tasks)
-    which = ("On each task, those of the encoder with the best validation accuracy.",) if one_of_several else ()
-    about = "Rows are true classes, columns answers, numbers percent of the row; then the pairs confused most often."
+    which = ("Shown for each task: the encoder with the best validation accuracy.",) if one_of_several else ()
+    about = (
+        "In each matrix, rows are true classes, columns are answers, and numbers are percent of the row. Next to it "
+        "are the pairs of classes that were confused most often."
+    )
     sure = [one for one in best if one.confidence is not None]
-    order = ("The images of each pair are its worst errors: those with the highest confidence come first.",)
+    order = ("The images of each pair are its most confident errors, the most confident first.",)
     return (Prose((*which, about, *(order if sure else ()))), *found, *_reliability(sure))
 
 
@@ -283,11 +286,11 @@ def _best(facts: Facts) -> list[_Answers]:
 
 
 def _confusion(one: _Answers, sets: ImageSets) -> Confusion:
-    """The matrix, and the pairs that are confused most often with some of their images, or why there are none."""
+    """The matrix, and the pairs confused most often, with some of their images or the reason why there are none."""
     images: ImageSet | str = "" if one.predictions is None else sets.of(one.origin, one.data)
     shown = [_pair(one, pair, images) for pair in most_confused(one.score, one.classes)]
     if isinstance(images, ImageSet) and not any(pair.pictures for pair in shown):
-        images = "they are no longer where the run saw them"
+        images = "they are no longer where the run found them"
     return Confusion(
         title=one.title,
         chart=confusion_chart(one.score, one.classes) if len(one.classes) <= MOST_CLASSES else None,
@@ -297,7 +300,7 @@ def _confusion(one: _Answers, sets: ImageSets) -> Confusion:
 
 
 def _reliability(answered: Sequence[_Answers]) -> tuple[Block, ...]:
-    """How far the probabilities of answers can be trusted."""
+    """How well the confidence of answers matches their accuracy."""
     if not answered:
         return ()
     figures = [Figure(reliability_chart(one.bins), f"{one.title}: {sureness(one.bins)}") for one in answered]
@@ -307,9 +310,9 @@ def _reliability(answered: Sequence[_Answers]) -> tuple[Block, ...]:
 def _pair(one: _Answers, pair: Confused, images: ImageSet | str) -> Thumbnails:
     found = []
     if isinstance(images, ImageSet) and one.predictions is not None:
-        said = f"{pair.true}, taken for {pair.answer}"
+        said = f"{pair.true}, classified as {pair.answer}"
         for place in confused_rows(one.predictions, one.column, pair):
-            sure = "" if one.confidence is None else f", {100 * float(one.confidence[place]):.0f}% sure"
+            sure = "" if one.confidence is None else f" with {100 * float(one.confidence[place]):.0f}% confidence"
             found.append(images.show(int(one.predictions.rows[place]), one.predictions.paths[place], said + sure))
     return Thumbnails(
         title=f"{pair.true} → {pair.answer}",
@@ -327,8 +330,8 @@ def _atoms(facts: Facts) -> tuple[Block, ...]:
         for path in run.atoms:
             drawn = read_picture(path)
             if drawn is not None:
-                what = {"atoms": "the most used first", "exciting": "and the patches that excite them"}[path.stem]
-                caption = f"{run.origin.name}: atoms, {what}"
+                what = {"atoms": "most used first", "exciting": "with the patches that excite them most"}
+                caption = f"{run.origin.name}: atoms, {what[path.stem]}"
                 found.append(Panel(picture(drawn, caption), caption))
     return tuple(found)
 
@@ -339,7 +342,7 @@ def _atoms(facts: Facts) -> tuple[Block, ...]:
 def _data(facts: Facts) -> tuple[Block, ...]:
     warned = distinct(as_utf8(warning) for origin in facts.origins for warning in origin.log.warnings)
     tables = [*_only(unlabeled_table(facts)), *_only(labeled_table(facts)), *_only(repeats_table(facts))]
-    said = (Prose(("The runs warned of this:",)), Points(tuple(warned))) if warned else ()
+    said = (Prose(("Warnings from the runs:",)), Points(tuple(warned))) if warned else ()
     came = (Prose(tuple(chains(facts))),) if chains(facts) else ()
     return (*tables, *came, *said, *labeling_blocks(facts))
 
@@ -347,12 +350,12 @@ def _data(facts: Facts) -> tuple[Block, ...]:
 def _damage(facts: Facts) -> tuple[Block, ...]:
     table = damage_table(facts)
     return (
-        () if table is None else (Prose(("The same linear probes, not fitted again, on damaged test images.",)), table)
+        () if table is None else (Prose(("The same linear probes on damaged test images, without refitting.",)), table)
     )
 
 
 def _code(facts: Facts) -> Part:
-    """The code is measured in full by a probe with ``properties``, and its size alone by pretraining."""
+    """The code: all its properties from a probe with ``properties``, or only its size from pretraining."""
     table, storage = code_table(facts), storage_table(facts)
     found: list[Block] = [Prose((CODE, *(PROPERTIES if table is not None else ())))]
     found += _only(table)
@@ -382,6 +385,6 @@ def _repeat(facts: Facts) -> tuple[Block, ...]:
 
 
 def repeat_command(origin: Origin, group: Group | None = None) -> str:
-    """The command that makes a run again, or all runs of its group, in another folder."""
+    """The command that repeats a run, or all runs of its group, in another folder."""
     folder = as_utf8(str(origin.folder if group is None else group.folder))
     return shlex.join(["retouch", "repeat", folder])

@@ -1,4 +1,4 @@
-"""Images as data URIs: pictures that runs drew, and test images that a probe gets wrong."""
+"""Images as data URIs: pictures that runs drew, and test images that a probe classified incorrectly."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Picture:
 
     @property
     def small(self) -> bool:
-        """Whether its pixels may be enlarged, each a crisp square."""
+        """Whether it may be enlarged with crisp pixels."""
         return self.width < SIDE
 
 
@@ -79,7 +79,7 @@ class Confused:
 
 
 def most_confused(score: Score, classes: Sequence[str]) -> list[Confused]:
-    """The pairs that a classifier confuses most often, by the share of the true class."""
+    """The pairs that a classifier confuses most often, as shares of the true class."""
     found = [
         Confused(true, answer, count, sum(counts))
         for true, counts in zip(classes, score.confusion, strict=True)
@@ -90,7 +90,7 @@ def most_confused(score: Score, classes: Sequence[str]) -> list[Confused]:
 
 
 def confused_rows(predictions: Predictions, answers: str, pair: Confused) -> list[int]:
-    """Positions of some images of the pair among the predictions: the most confident answers, else the first ones."""
+    """Positions of some images of the pair in the predictions: the most confident, or the first if that is unknown."""
     true, answer = (predictions.classes.index(as_utf8(name)) for name in (pair.true, pair.answer))
     wrong = (predictions.labels == true) & (predictions.answers[answers] == answer)
     places = wrong.nonzero().flatten()
@@ -104,14 +104,14 @@ def confused_rows(predictions: Predictions, answers: str, pair: Confused) -> lis
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A test set, opened again as the run opened it."""
+    """A test set, opened in the same way as by the run."""
 
     source: Source
     size: int
     levels: Levels | None
 
     def show(self, row: int, path: str, text: str, most: int = SIDE) -> Picture | None:
-        """One test image; ``None`` if it cannot be read, or is not the image that the run saw there."""
+        """One test image; ``None`` if it cannot be read, or has another path than in the run."""
         try:
             if as_utf8(self.source.where(row)) != path:
                 return None
@@ -128,7 +128,7 @@ class ImageSets:
     opened: dict[tuple[str, int], ImageSet | str] = field(default_factory=dict)
 
     def of(self, origin: Origin, facts: DataFacts) -> ImageSet | str:
-        """The test images of a result, or why they cannot be shown."""
+        """The test images of a result, or the reason why they cannot be shown."""
         for data in origin.labeled:
             key = data.model_dump_json(), origin.settings.seed
             if key not in self.opened:

@@ -1,7 +1,7 @@
-"""Where an encoder puts the test images: a map of them in two dimensions, and what lies near ten of them.
+"""Test images in an encoder's feature space: a map of them in two dimensions, and the neighbors of ten of them.
 
-Both come from ``embedding.safetensors``, some test images in random order. Nothing here is chosen by its looks: the map
-shows the first of them, and the ten are the first ten.
+Both come from ``embedding.safetensors``, which holds some test images in random order. No image is chosen by its looks:
+the map shows the first ones, and the ten are the first ten.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.nn.functional import normalize
 from retouch.reporting.facts import Entry, Winner
 from retouch.reporting.sentences import counted, number
 
-MOST_POINTS = 1000  # of the map: t-SNE takes about five seconds for them
-FEWEST = 20  # images that a map, or neighbors, are drawn of
+MOST_POINTS = 1000  # on the map: t-SNE takes about five seconds for them
+FEWEST = 20  # images: with fewer, there are no map and no neighbors
 DRAWN, NEAR = 10, 8  # images, and neighbors of each
 
 
@@ -36,7 +36,7 @@ class Placed:
 
 
 def placed(entry: Entry | Winner) -> Placed | None:
-    """What is known of the places; ``None`` where there is too little."""
+    """The images with features and labels; ``None`` if there are too few."""
     embedding, predictions = entry.embedding, entry.predictions
     if embedding is None or predictions is None:
         return None
@@ -51,12 +51,12 @@ def placed(entry: Entry | Winner) -> Placed | None:
 
 
 def layout(features: Tensor) -> NDArray[np.float32]:
-    """t-SNE of the first ``MOST_POINTS`` rows of features ``[n K]`` (van der Maaten and Hinton 2008): in [0, 1]."""
+    """t-SNE (van der Maaten and Hinton 2008) of the first ``MOST_POINTS`` features ``[n K]``: points in [0, 1]."""
     from sklearn.manifold import TSNE  # takes a second to import
 
     points = features[:MOST_POINTS].numpy()
     perplexity = min(30.0, (len(points) - 1) / 3)
-    # principal components need two features, and points that differ
+    # initialization by principal components needs at least two features and points that differ
     init = "pca" if points.shape[1] > 1 and bool((points != points[0]).any()) else "random"
     found = TSNE(perplexity=perplexity, init=init, random_state=0).fit_transform(points)
     low, high = found.min(0), found.max(0)
@@ -65,14 +65,14 @@ def layout(features: Tensor) -> NDArray[np.float32]:
 
 
 class Near(NamedTuple):
-    """One image and its neighbors, the nearest first, by their places."""
+    """The positions of one image and its neighbors, nearest first."""
 
     image: int
     neighbors: tuple[int, ...]
 
 
 def neighbors(found: Placed) -> list[Near]:
-    """The first images, and those with the most similar features, by cosine."""
+    """The first images, each with the images whose features are most similar by cosine."""
     unit = normalize(found.features, dim=1)
     similarity = unit[:DRAWN] @ unit.T
     similarity.fill_diagonal_(-torch.inf)  # not itself
@@ -81,19 +81,19 @@ def neighbors(found: Placed) -> list[Near]:
 
 
 class Agreement(NamedTuple):
-    """How many images have a nearest neighbor of their own class, as shares."""
+    """The share of images whose nearest neighbor has the same class."""
 
     same: float
     chance: float
 
     @property
     def above_chance(self) -> float:
-        """1 if all have, 0 if as many as by chance."""
+        """1 if all have one, 0 if as many as by chance."""
         return (self.same - self.chance) / max(1 - self.chance, 1e-9)
 
 
 def agreement(found: Placed) -> Agreement:
-    """Of all these images, nearest by cosine."""
+    """The agreement of all these images, with nearest neighbors by cosine."""
     unit = normalize(found.features, dim=1)
     similarity = unit @ unit.T
     similarity.fill_diagonal_(-torch.inf)
@@ -103,7 +103,7 @@ def agreement(found: Placed) -> Agreement:
 
 
 def apart(points: NDArray[np.float32], distance: float, most: int) -> list[int]:
-    """Points ``[n 2]`` that lie at least so far apart along one axis, taken in their order: places for thumbnails."""
+    """Positions of points ``[n 2]`` that are at least this far apart along one axis, in order: for thumbnails."""
     taken: list[int] = []
     for place, point in enumerate(points):
         if len(taken) < most and all(np.abs(point - points[other]).max() >= distance for other in taken):
@@ -112,18 +112,18 @@ def apart(points: NDArray[np.float32], distance: float, most: int) -> list[int]:
 
 
 def neighbor_sentences(found: Placed, near: Sequence[Near], encoder: str, task: str = "") -> list[str]:
-    """What the rows of neighbors are; ``task``: whose classes count, if there are several."""
-    whose = f" of {task}" if task else ""
+    """An explanation of the rows of neighbors; ``task``: whose classes count, if there are several tasks."""
+    which = f" of {task}" if task else ""
     return [
-        f"{counted(len(near), 'test image')} drawn at random, and the {len(near[0].neighbors)} most similar of "
-        f"{len(found.labels) - 1:,} others, by the cosine of {encoder}'s features in all layers that were probed.",
-        f"Underlined: of the same class{whose}; dotted: of another.",
+        f"{counted(len(near), 'test image')} drawn at random, each with the {len(near[0].neighbors)} most similar of "
+        f"{len(found.labels) - 1:,} others, by the cosine similarity of {encoder}'s features in all probed layers.",
+        f"Solid line below: the same class{which}. Dotted line: another class.",
     ]
 
 
 def agreement_sentence(task: str, found: Agreement) -> str:
-    """Whether images that lie near each other are of the same class."""
+    """How often the nearest neighbor of an image has the same class."""
     return (
-        f"{task}: {number(found.same)}% of all these images have a nearest neighbor of their own class; of neighbors "
-        f"drawn at random, {number(found.chance)}% would be."
+        f"{task}: the nearest neighbor has the same class for {number(found.same)}% of all these images; a neighbor "
+        f"drawn at random would have it for {number(found.chance)}%."
     )

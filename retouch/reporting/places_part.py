@@ -1,4 +1,4 @@
-"""The part of the page that shows where an encoder puts the test images: a map, and neighbors."""
+"""The part of the page that shows test images in an encoder's feature space: a map, and neighbors."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ SIDE = 40  # of the picture of a neighbor, in pixels
 
 
 def places_part(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
-    """Of one encoder, the one with the best validation accuracy on the first task, or else the winner of a study.
+    """For the encoder with the best validation accuracy on the first task, or for the winner of a study.
 
-    If its images have several tasks, the marks are those of the task on which neighbors agree most, next to chance; the
-    thumbnails show the rest.
+    If its images have several tasks, marks show the classes of the task on which neighbors agree most, relative to
+    chance.
     """
     same, name, data = _shown(facts)
     found = {entry.task: one for entry in same if (one := placed(entry)) is not None}
@@ -54,7 +54,7 @@ def places_part(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
 
 
 def _shown(facts: Facts) -> tuple[Sequence[Entry | Winner], str, DataFacts | None]:
-    """The tasks of the test images that are shown, the encoder by name, and these images."""
+    """The tasks of the test images that are shown, the name of the encoder, and the data of these images."""
     if facts.entries:
         best = max(facts.of_task(facts.tasks[0]), key=lambda one: one.result.linear.choice.val_accuracy)
         same = [entry for entry in facts.entries if entry.embedding is best.embedding]
@@ -80,8 +80,8 @@ def _map(title: str, one: Placed, images: ImageSet | str) -> Places:
         chart=places_chart(points, marks, _thumbnails(one, points, images), title),
         legend=tuple(legend),
         caption=(
-            f"{counted(len(points), 'test image')}, drawn at random. Images with similar features lie close together "
-            "(t-SNE of the frozen features); how far apart groups lie, and how large they are, means nothing."
+            f"{counted(len(points), 'test image')}, drawn at random. Images with similar features are close together "
+            "(t-SNE of the frozen features). Distances between groups and sizes of groups mean nothing."
         ),
     )
 
@@ -103,5 +103,5 @@ def _nearby(one: Placed, image: int, others: tuple[int, ...], images: ImageSet |
         return Neighbor(one.classes[int(one.labels[place])], same, _show(one, place, images))
 
     found = tuple(map(neighbor, others))
-    note = f"{sum(other.same for other in found)} of {len(found)} of the same class"
+    note = f"{sum(other.same for other in found)} of {len(found)} in the same class"
     return Nearby(neighbor(image), note, found)

@@ -50,7 +50,8 @@ def read_facts(folders: Sequence[str | Path]) -> Facts:
     """Read finished runs, or folders of runs, such as that of the demo.
 
     Raises:
-        UserError: with every folder that cannot be reported: it is not a run, has not finished, or is given twice.
+        UserError: with every folder that cannot be reported because it is not a run, has not finished, or is given
+            twice.
     """
     runs, left_out = find_runs(list(map(Path, folders)))
     names = distinct_names(runs)
@@ -68,7 +69,7 @@ def read_facts(folders: Sequence[str | Path]) -> Facts:
 
 
 def read_groups(runs: Sequence[Path]) -> list[Group]:
-    """The groups of which all runs are among these."""
+    """The groups whose runs are all among these."""
     whole = [group for group in dict.fromkeys(run.parent for run in runs) if is_group(group)]
     whole = [group for group in whole if (group / RESULTS).is_file() and set(finished_runs(group)) <= set(runs)]
     found = []
@@ -86,7 +87,7 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning | Studi
     tree = read_yaml(Settings, folder / "config.yaml")
     try:
         settings = Settings.model_validate(tree)
-    except ValidationError:  # only what the report states of them is lost
+    except ValidationError:  # the report then only lacks these settings
         settings = Settings()
     of = LABELED.get(stage)
     labeled = () if of is None else _labeled([tree.get(of), *(tree.get(f"more_{of}") or [])])
@@ -134,7 +135,7 @@ def _read_curves(folder: Path) -> Curves:
     for line in text.splitlines():
         try:
             lines.append(dict(json.loads(line)))
-        except (ValueError, TypeError):  # half a line, left by a kill
+        except (ValueError, TypeError):  # an incomplete line of a run that was killed
             continue
 
     def curve(name: str) -> Curve:

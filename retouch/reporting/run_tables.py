@@ -1,4 +1,4 @@
-"""Facts as tables: data, codes, cost, and where everything comes from."""
+"""Facts as tables: data, codes, cost, and the origin of each run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from retouch.reporting.sentences import distinct, listed, number
 from retouch.reporting.tables import condensed, upright
 
 ORIGINAL_SIZE = Column("original size", "px: smallest, median, largest", numeric=False)
-FIRST = 5  # repeated test images that are named, of each kind
+FIRST = 5  # repeated test images that are listed, of each kind
 
 # ---- data
 
@@ -43,8 +43,8 @@ def labeled_table(facts: Facts) -> Table | None:
         Column("classes"),
         Column("smallest class", "test images"),
         Column("largest class", "test images"),
-        Column("same as a training image", "test images"),
-        Column("nearly the same as one", "test images"),
+        Column("exact copies in training", "test images"),
+        Column("exact or near copies", "test images"),
         Column("seen in pretraining"),
         Column("left out", "of training"),
         Column("unreadable", "in training"),
@@ -56,8 +56,8 @@ def labeled_table(facts: Facts) -> Table | None:
 
 
 def repeats_table(facts: Facts) -> Table | None:
-    """The first test images that images of training or pretraining repeat, the most alike first."""
-    training: dict[NearDuplicates, None] = {}  # of many encoders, the same
+    """The first test images that repeat images of training or pretraining, most similar first."""
+    training: dict[NearDuplicates, None] = {}  # once, if it is the same for many encoders
     pretraining: dict[NearDuplicates, list[str]] = {}
     for name, data in _all_data(facts):
         if data.near_duplicates is not None:
@@ -77,17 +77,17 @@ def repeats_table(facts: Facts) -> Table | None:
         return None
     pairs = sum(near.pairs for *_, near in found)
     texts = (Column(text, numeric=False) for text in ("seen in", "test image", "repeated by"))
-    most = "" if pairs == len(rows) else f"The {len(rows)} most alike of {pairs:,} pairs; all are in duplicates.csv. "
+    most = "" if pairs == len(rows) else f"The {len(rows)} most similar of {pairs:,} pairs; duplicates.csv has all. "
     return Table(
-        (*texts, Column("alike")),
+        (*texts, Column("similarity")),
         tuple(rows),
         title="Test images that were seen before",
-        foot=f"{most}Alike: correlation of gray thumbnails; 1.000 may be the very same pixels.",
+        foot=f"{most}Similarity: correlation of gray thumbnails; at 1.000, the pixels may be identical.",
     )
 
 
 def _all_data(facts: Facts) -> list[tuple[str, DataFacts]]:
-    """The data of every result, with the encoder, network or study that was tested on them."""
+    """The data of every result, with the name of the encoder, network or study that was tested on them."""
     found = [(entry.encoder, entry.result.data) for entry in facts.entries]
     found += [(one.encoder, one.result.data) for one in facts.several]
     found += [(run.origin.name, run.result.data) for run in facts.finetuning]
@@ -139,21 +139,21 @@ def _data_row(
 
 
 def _unreadable(originals: Originals | None) -> Cell:
-    """Files that were left out; empty where that is not known."""
+    """Number of unreadable files; empty if not known."""
     return Cell("" if originals is None else f"{originals.unreadable:,}")
 
 
 def _original_size(originals: Originals | None) -> Cell:
-    """Width and height in px; empty where they are not known."""
+    """Width and height in px; empty if not known."""
     sizes = None if originals is None else originals.sizes
     if sizes is None:
         return Cell("")
     all_three = (f"{width:,} × {height:,}" for width, height in (sizes.smallest, sizes.median, sizes.largest))
-    return Cell(", ".join(distinct(all_three)), f"of {sizes.images:,} looked at")
+    return Cell(", ".join(distinct(all_three)), f"of {sizes.images:,} sampled")
 
 
 def _repeated(data: DataFacts) -> Cell:
-    """Test images that training images repeat at least nearly, or why that is not known."""
+    """Number of test images that repeat training images exactly or nearly, or why that is not known."""
     near = data.near_duplicates
     if near is None:
         return Cell("not known", data.not_compared.get("near_duplicates", ""))
@@ -161,11 +161,11 @@ def _repeated(data: DataFacts) -> Cell:
 
 
 def _seen(data: DataFacts) -> Cell:
-    """Test images that images of pretraining repeat at least nearly, of how many, or why that is not known."""
+    """Number of test images that repeat pretraining images exactly or nearly, or why that is not known."""
     near, why = data.in_pretraining, data.not_compared.get("in_pretraining", "")
     if near is None:
         return Cell("none" if why == GENERATED else "not known", why)
-    some = f"test images, among {near.compared:,} of {near.of:,}" if near.partial else "test images"
+    some = f"test images; {near.compared:,} of {near.of:,} images compared" if near.partial else "test images"
     return Cell(f"{near.test_images:,}", some)
 
 
@@ -217,7 +217,7 @@ def code_table(facts: Facts) -> Table | None:
     columns = (
         Column("code", numeric=False),
         Column("numbers", "compact"),
-        Column("not zero", "compact"),
+        Column("non-zero", "compact"),
         Column("bytes", "compact"),
         *(Column(change, "invariant") for change in changes),
         *(Column(task, "abstract, %") for task in facts.tasks),
@@ -226,7 +226,7 @@ def code_table(facts: Facts) -> Table | None:
 
 
 def storage_table(facts: Facts) -> Table | None:
-    """The size of the codes that pretraining measured."""
+    """The size of the codes, as measured by pretraining."""
     if not facts.pretraining:
         return None
     rows = []
@@ -247,7 +247,7 @@ def storage_table(facts: Facts) -> Table | None:
     columns = (
         Column("run", numeric=False),
         Column("numbers", "per image"),
-        Column("not zero", "per image"),
+        Column("non-zero", "per image"),
         Column("bytes", "per image"),
         Column("error", "relative"),
         Column("atoms"),
@@ -256,7 +256,7 @@ def storage_table(facts: Facts) -> Table | None:
 
 
 def cost_table(facts: Facts) -> Table:
-    """What each run took."""
+    """The cost of each run."""
     rows = [_cost(run.origin, run.report.seconds) for run in facts.studies]
     for run in facts.pretraining:
         parameters = "" if run.card is None else f"{run.card.parameters:,}"
@@ -311,7 +311,7 @@ def _cost(
 
 
 def origin_table(facts: Facts) -> Table:
-    """When each run was made, with which seed and versions, and what it left."""
+    """When each run started, its seed and versions, and the sha256 of its encoder."""
     hashes = {run.origin.name: run.results.encoder_sha256 for run in facts.pretraining}
     hashes |= {run.origin.name: run.result.encoder_sha256 for run in facts.finetuning}
     hashes |= {one.origin.name: one.result.encoder.sha256 for one in facts.several}
@@ -328,5 +328,5 @@ def origin_table(facts: Facts) -> Table:
     )
     texts = [Column("run", numeric=False), Column("started", numeric=False), Column("seed")]
     return condensed(
-        Table((*texts, Column("encoder", "sha256, first 16", numeric=False), Column("versions", numeric=False)), rows)
+        Table((*texts, Column("encoder", "start of sha256", numeric=False), Column("versions", numeric=False)), rows)
     )

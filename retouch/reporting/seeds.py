@@ -13,19 +13,19 @@ from retouch.reporting.facts import Facts, Group
 from retouch.reporting.sentences import distinct, interval, rival_sentence
 from retouch.reporting.tables import merged, probe_name
 
-ABOUT = "Mean ± standard deviation over the seeds; below it the 95% interval of the mean, by Student's t."
+ABOUT = "Mean ± standard deviation over the seeds; below it, the 95% interval of the mean, by Student's t."
 OVER = {
-    "pretraining": "each seed pretrained its own encoder; the probe is the same",
-    "probing": "the encoder is the same; each seed draws folds, untrained network and, without a test set, test images",
+    "pretraining": "one encoder per seed, with the same probe",
+    "probing": "one encoder; each seed draws folds, the untrained network and, if no test set was given, test images",
 }
 RULE = (
-    "Groups are compared on the same test images; the variance combines that of the paired differences over images and "
-    "that over the seeds of both groups. Holm's correction is over the tasks."
+    "Groups are compared on the same test images. The variance is that of the paired differences over images plus that "
+    "over the seeds of both groups. Holm's correction covers all tasks."
 )
 
 
 def seeds_blocks(facts: Facts) -> tuple[Block, ...]:
-    """A table for each group, and the comparison of the two best on each task."""
+    """A table for each group, and the comparison of the two best groups on each task."""
     if not facts.groups:
         return ()
     found = group_rivals(facts)

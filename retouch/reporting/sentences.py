@@ -26,21 +26,19 @@ from retouch.reporting.compare import (
 from retouch.reporting.facts import Facts, SeveralEntry
 
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
-NAMED = 3  # encoders or tasks that are named one by one
+NAMED = 3  # encoders or tasks that are listed by name
 LEGEND = (
-    "In the charts, a dot is the linear probe of the encoder with its 95% interval, a ring that of its untrained "
-    "network, and the tick the accuracy of always answering the most frequent class."
+    "In the charts, the dot is the encoder's linear probe with its 95% interval, the ring is that of its untrained "
+    "network, and the tick is the accuracy of always answering the most frequent class."
 )
 RULE = (
-    "In brackets: 95% intervals. Bold: a difference that is shown, which means two things: its interval excludes zero, "
-    "and the p of McNemar's exact test on the same test images stays below 0.05 after Holm's correction for all "
-    "differences on this page from the same baseline by the same probe."
+    "Brackets: 95% intervals. Bold: the difference is shown, which means that its interval excludes zero and that "
+    "McNemar's exact test on the same test images gives p < 0.05 after Holm's correction for all differences on this "
+    "page from the same baseline with the same probe."
 )
-
-
 LABELS_RULE = (
-    "Bars and brackets: 95% intervals, over test images and, by Student's t, over draws of these labeled images. All "
-    "labels are one draw, so the last intervals are over test images only."
+    "Bars and brackets: 95% intervals, over test images and, by Student's t, over draws of the labeled images. All "
+    "labels are a single draw, so their intervals are over test images alone."
 )
 
 
@@ -63,7 +61,7 @@ def interval(low: float, high: float) -> str:
 
 
 def points(found: Comparison | LabelComparison) -> str:
-    """The size of a difference, whatever its sign: ``14.5 points [12.9, 16.1]``."""
+    """The size of a difference without its sign: ``14.5 points [12.9, 16.1]``."""
     low, high = found.ci95 if found.difference >= 0 else (-found.ci95[1], -found.ci95[0])
     return f"{number(abs(found.difference))} points {interval(low, high)}"
 
@@ -94,7 +92,7 @@ def layer_text(layer: str) -> str:
 
 
 def distinct(values: Iterable[str]) -> list[str]:
-    """Each once, in order of first occurrence."""
+    """Each value once, in order of first occurrence."""
     return list(dict.fromkeys(values))
 
 
@@ -109,20 +107,20 @@ def uneven(score: Score) -> bool:
 
 
 def labels_rules(found: Sequence[LabelEfficiency]) -> list[str]:
-    """What the intervals of such curves cover, and which curves have a single draw."""
+    """What the intervals of accuracy curves by number of labels cover, and which curves have a single draw."""
     names = {"encoder": "the encoder", **NETWORKS}
     once = distinct(names.get(name, name) for one in found for name in one.curves if one.once(name))
     if not once:
         return [LABELS_RULE]
     return [
         LABELS_RULE,
-        f"* Measured once with each number of labels: {listed(once)}. Those intervals do not cover other draws or "
-        "other training seeds.",
+        f"* Measured once for each number of labels: {listed(once)}. These intervals do not cover other draws or other "
+        "training seeds.",
     ]
 
 
 def half_width(n: int) -> float:
-    """Half the width of the 95% interval of an accuracy of one half on ``n`` images: the widest there is."""
+    """Half the width of the 95% interval of an accuracy of 50% on ``n`` images, the widest of all."""
     low, high = wilson_interval(n // 2, n)
     return (high - low) / 2
 
@@ -131,7 +129,7 @@ def half_width(n: int) -> float:
 
 
 def question(facts: Facts) -> str:
-    """What the runs were made to find out."""
+    """What the runs should find out."""
     if facts.studies:
         return "Does pretraining help on these images?"
     encoders = facts.encoders
@@ -149,7 +147,7 @@ def question(facts: Facts) -> str:
 
 
 def about(facts: Facts) -> str:
-    """Which runs are reported."""
+    """A line about the runs in the report."""
     kinds = (
         ("study", facts.studies),
         ("pretraining run", facts.pretraining),
@@ -164,7 +162,7 @@ def about(facts: Facts) -> str:
 
 
 def chains(facts: Facts) -> list[str]:
-    """All trainings of the encoders that started from others."""
+    """For each encoder that started from another one, all its trainings."""
     cards = [(run.origin.name, run.card) for run in facts.pretraining if run.card is not None]
     return [
         f"{name} started from an encoder: {card.provenance.story}." for name, card in cards if card.provenance.before
@@ -172,7 +170,7 @@ def chains(facts: Facts) -> list[str]:
 
 
 def verdict(facts: Facts) -> list[str]:
-    """The answer in two sentences; three if several encoders were probed and networks were fine-tuned as well."""
+    """The answer in two sentences, or three if several encoders were probed and networks were also fine-tuned."""
     if facts.studies:
         return [sentence for run in facts.studies for sentence in run.report.verdict]
     if facts.entries:
@@ -186,7 +184,7 @@ def verdict(facts: Facts) -> list[str]:
         *first, last = several_verdict(facts) + several_level(facts)
         return [*first, f"{last} {_measured(facts)}"]
     if facts.finetuning:
-        return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run next to it.",
+        return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run.",
                 _tuned_level(facts)]  # fmt: skip
     command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"
     return [
@@ -196,7 +194,7 @@ def verdict(facts: Facts) -> list[str]:
 
 
 def answered(found: Sequence[Contrast], other: str, measure: str = "") -> str:
-    """What one or more comparisons with the same baseline show; for a single one, the measure may be named."""
+    """What one or more comparisons with the same baseline show; ``measure`` is named for a single one."""
     better, worse, still = ([one for one in found if one.shown == kind] for kind in ("better", "worse", "open"))
     if len(found) == 1:
         [one] = found
@@ -251,15 +249,15 @@ def _where(found: Sequence[Contrast]) -> str:
 
 
 def _measured(facts: Facts) -> str:
-    """How it was measured, on which images, and how often each encoder was trained."""
+    """How the encoders were measured, on which images, and whether each was trained once."""
     encoders = counted(len({one.result.encoder.sha256 for one in facts.probed}), "encoder")
     tasks = counted(len({one.task for one in facts.probed}), "task")
     tests = distinct(f"{one.result.linear.test.n:,} test images of {one.result.data.test}" for one in facts.probed)
     where = listed(tests) if len(tests) <= NAMED else f"the test images of {len(tests)} data sets"
     once = "; each encoder was trained once" if trained_once(facts) else ""
     return (
-        f"Measured by linear probes, which are linear classifiers on the frozen features, of {encoders} on {tasks}, on "
-        f"{where}{once}."
+        f"Measured with linear probes (linear classifiers on the frozen features) of {encoders} on {tasks}, on {where}"
+        f"{once}."
     )
 
 
@@ -279,7 +277,7 @@ def _not_compared(facts: Facts) -> str:
 
 
 def _between(facts: Facts) -> str:
-    """Which encoder is best on which task, where that is shown."""
+    """Which encoder is shown to be best on which task."""
     found = rivals(facts)
     if not found:
         return ""
@@ -297,7 +295,7 @@ def _between(facts: Facts) -> str:
 
 
 def rival_sentence(one: GroupContrast) -> str:
-    """Which of two groups of runs with several seeds is better on a task, if that is shown."""
+    """Which of two groups of runs with several seeds is shown to be better on a task."""
     found = one.found
     by = (
         f"{signed(found.difference)} points {interval(*found.ci95)} ({p_text(one.adjusted_p)}, {found.images:,} images)"
@@ -309,7 +307,7 @@ def rival_sentence(one: GroupContrast) -> str:
 
 
 def _level(facts: Facts) -> str:
-    """How high the accuracy itself is."""
+    """The accuracy itself, next to chance."""
     shown = [
         f"{number(test.accuracy)}% {interval(*test.ci95)} on {entry.task}, where the most frequent class alone gives "
         f"{number(chance(test))}%"
@@ -339,7 +337,7 @@ def _tuned_level(facts: Facts) -> str:
 
 
 def several_verdict(facts: Facts) -> list[str]:
-    """What is shown against the untrained network, or against raw pixels if that was not measured."""
+    """The comparison with the untrained network, or with raw pixels if the untrained network was not measured."""
     kinds: tuple[Sequence[SeveralEntry[Several]], ...] = (facts.label_entries, facts.dense_entries)
     return [
         line for entries in kinds if entries for line in _paired_verdict(entries, MEASURES[entries[0].result.measure])
@@ -364,7 +362,7 @@ def _paired_verdict(entries: Sequence[SeveralEntry[Several]], measure: str) -> l
 
 
 def several_level(facts: Facts) -> list[str]:
-    """How high the mean average precision and the mean IoU themselves are."""
+    """The mean average precision and the mean IoU themselves, next to chance."""
     kinds: tuple[tuple[Sequence[SeveralEntry[Several]], str, str], ...] = (
         (facts.label_entries, "linear probe's mean average precision", "a random order"),
         (facts.dense_entries, "mean IoU of the probe of masks", "the most frequent class alone"),

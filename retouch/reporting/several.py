@@ -1,4 +1,4 @@
-"""Several labels per image, and masks, as tables: the mean with its gains, and the number of each label or class."""
+"""Several labels per image, and masks, as tables: means with their gains, and the value of each label or class."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from retouch.reporting.sentences import counted, distinct, interval, layer_text,
 OPEN_ROWS = 12  # of a table of labels or classes: more are folded
 OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels"}
 BOLD = (
-    "In brackets: 95% intervals. Bold: a difference that is shown, which means two things: its interval excludes zero, "
-    "and its p (normal, from the deviation of the paired difference) stays below 0.05 after Holm's correction for all "
-    "differences in this part of the page from the same baseline."
+    "Brackets: 95% intervals. Bold: the difference is shown, which means that its interval excludes zero and that "
+    "p < 0.05 (normal approximation to the paired difference) after Holm's correction for all differences in this part "
+    "of the page from the same baseline."
 )
 
 
@@ -27,10 +27,10 @@ class Words(NamedTuple):
 
     one: str
     many: str
-    rarest: str  # one that has few images
-    each: str  # its measure
-    shows: str  # the verb for an image
-    share: str  # its share of all
+    rarest: str  # a label or class with few images
+    each: str  # the measure of one
+    shows: str  # the verb: an image has a label, or shows a class
+    share: str  # of all images or pixels
     chance: str
     pooling: str
     about: str
@@ -47,8 +47,8 @@ WORDS: dict[Measure, Words] = {
         "chance",
         "pooling",
         "Average precision: images are ranked by their score for a label, and precision is averaged over those that "
-        "have it; a random order reaches the label's share of the images. F1: for labels with a probability above one "
-        "half.",
+        "have it. A random order reaches the label's share of the images. F1: labels with a probability above 0.5 are "
+        "predicted.",
     ),
     "mean_iou": Words(
         "class",
@@ -59,14 +59,15 @@ WORDS: dict[Measure, Words] = {
         "of all pixels",
         "the most frequent class alone",
         "map",
-        "IoU of a class: the pixels that belong to it and are predicted as it, divided by those where either holds, "
-        "over all test images together. The probe predicts the cells of a map, so coarse maps miss fine outlines.",
+        "IoU (intersection over union) of a class: the pixels that belong to it and are predicted as it, divided by "
+        "those for which at least one of these is true, over all test images together. The probe predicts the cells of "
+        "a map, so coarse maps miss fine outlines.",
     ),
 }
 
 
 def several_blocks(entries: Sequence[SeveralEntry[Several]]) -> tuple[Block, ...]:
-    """For each task of one kind a table of all encoders and their baselines, and one of all labels or classes."""
+    """For each task of one kind, a table of all encoders and their baselines, and a table of all labels or classes."""
     blocks: list[Block] = []
     shown = {
         (one.task, one.one, one.other)
@@ -83,24 +84,26 @@ def several_blocks(entries: Sequence[SeveralEntry[Several]]) -> tuple[Block, ...
 
 
 def several_limits(facts: Facts) -> list[str]:
-    """Labels and classes that have few test images."""
+    """Labels and classes with few test images, or none."""
     found = []
     for entry in facts.several:
         words, test = WORDS[entry.result.measure], entry.result.linear.test
         counts = {name: count for name, count in zip(entry.result.names, test.shown_by, strict=True) if count}
         rarest = min(counts, key=counts.__getitem__)
         found.append(
-            f"{entry.task}: the rarest {words.rarest}, {rarest}, is in {counted(counts[rarest], 'test image')}: its "
-            f"{words.each} depends only on them."
+            f"{entry.task}: the rarest {words.rarest}, {rarest}, is in only {counted(counts[rarest], 'test image')}, "
+            f"which limits how well its {words.each} is known."
         )
         missing = [name for name in entry.result.names if name not in counts]
         if missing:
-            found.append(f"{entry.task}: no test image {words.shows} {listed(missing)}, so nothing is measured there.")
+            found.append(
+                f"{entry.task}: no test image {words.shows} {listed(missing, 'or')}, so the {words.each} is not known."
+            )
     return distinct(found)
 
 
 def _subjects(entries: Sequence[SeveralEntry[Several]]) -> dict[str, SeveralProbed[SeveralScore]]:
-    """Every encoder and baseline by its name; for raw pixels, which all encoders share, the first."""
+    """Every encoder and baseline by its name; raw pixels, which are the same for all encoders, only once."""
     found: dict[str, SeveralProbed[SeveralScore]] = {}
     for entry in entries:
         for key, one in entry.result.subjects.items():
@@ -112,7 +115,7 @@ def _subjects(entries: Sequence[SeveralEntry[Several]]) -> dict[str, SeveralProb
 def _means(
     task: str, first: Several, subjects: Mapping[str, SeveralProbed[SeveralScore]], shown: set[tuple[str, str]]
 ) -> Table:
-    """``shown``: the differences that are shown, by encoder and baseline."""
+    """``shown``: pairs of encoder and baseline whose difference is shown."""
     words, test = WORDS[first.measure], first.linear.test
     over = distinct(name for one in subjects.values() for name in one.compared)
     columns = (
@@ -148,7 +151,7 @@ def _cells(
 
 
 def _each(task: str, first: Several, subjects: Mapping[str, SeveralProbed[SeveralScore]]) -> Table:
-    """The number of each label or class, the most frequent first."""
+    """The value of each label or class, most frequent first."""
     words, test = WORDS[first.measure], first.linear.test
     rows = tuple(
         (

@@ -1,4 +1,4 @@
-"""The part of the page about a study: who competed, how the race went, and what is shown."""
+"""The part of the page about a study: the contestants, the race, and which differences are shown."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from retouch.studies.results import Contender, StudyReport
 from retouch.studies.verdict import shown_name
 
 RULE = (
-    "In brackets: 95% intervals. Bold: a difference that is shown, which means two things: its interval excludes zero, "
-    "and the p of McNemar's exact test on the same test images stays below 0.05 after Holm's correction for all "
-    "differences in the column."
+    "Brackets: 95% intervals. Bold: the difference is shown, which means that its interval excludes zero and that "
+    "McNemar's exact test on the same test images gives p < 0.05 after Holm's correction for all differences in the "
+    "column."
 )
 
 PROBES: dict[ProbeKind, str] = {"logistic": "the usual linear probe", "ridge": "a linear probe by ridge regression"}
 
 
 def study_blocks(facts: Facts) -> tuple[Block, ...]:
-    """All of it."""
+    """Tables, the chart of the race, and what training is worth in labels."""
     return tuple(
         block for run in facts.studies for block in (*_tables(run.report), _race(run.report), *_worth(run.report))
     )
 
 
 def study_tables(facts: Facts) -> tuple[Block, ...]:
-    """Without the drawing, for a model card."""
+    """The tables alone, for a model card."""
     return tuple(block for run in facts.studies for block in _tables(run.report))
 
 
 def _tables(report: StudyReport) -> list[Block]:
     about = [
-        f"{report.unlabeled_images:,} images of {report.image_size} px to learn from without labels.",
-        f"It took {report.seconds:.0f} of {report.budget:.0f} seconds.",
+        f"Methods learned without labels from {report.unlabeled_images:,} images of {report.image_size} px.",
+        f"The study took {report.seconds:,.0f} s; its budget was {report.budget:,.0f} s.",
     ]
     if report.repeated:
-        about.append(f"{counted(report.repeated, 'image')} that repeat a test image were not learned from.")
+        about.append(f"Left out of pretraining: {counted(report.repeated, 'image')} that repeat test images.")
     found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task) for task in report.classes)]
     found.append(Prose((RULE, f"Protocol: {report.protocol}."), small=True))
     if report.probe:
@@ -75,7 +75,7 @@ def _contenders(report: StudyReport, task: str) -> Table:
         *(Column("validation", f"after rung {number_}, %") for number_ in range(1, rungs + 1)),
         Column("test", "%"),
         Column("gain over", "its untrained network"),
-        Column(report.winner.replace("_", " "), "is ahead by"),
+        Column(shown_name(report.winner, report.named(report.winner).kind), "is ahead by"),
     )
     rows = []
     for one in sorted(report.contenders, key=lambda one: -one.test[task].accuracy):
@@ -114,16 +114,16 @@ def _is_shown(found: Comparison, adjusted_p: float) -> bool:
 
 def _race(report: StudyReport) -> Figures:
     racers = [_racer(one) for one in report.contenders if one.validations]
-    caption = "Mean validation accuracy against seconds of training; level: judged once."
+    caption = "Mean validation accuracy by seconds of training. Level lines: contestants that were judged once."
     return Figures((Figure(race_chart("The race", racers), caption),))
 
 
 def _worth(report: StudyReport) -> tuple[Block, ...]:
-    """Accuracy of the winner and of its untrained network, from few labels to all."""
+    """Accuracy of the winner and of its untrained network, from few labels to all of them."""
     figures = [
         Figure(
             labels_chart(f"{task}: what the training of {report.winner} is worth in labels", found),
-            f"{task}: test accuracy of {report.winner} (encoder) and its untrained network by ridge regression, %; "
+            f"{task}: test accuracy in %, by ridge regression, of {report.winner} (encoder) and its untrained network; "
             "bars: 95% intervals",
         )
         for task, found in report.worth.items()

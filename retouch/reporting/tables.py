@@ -20,15 +20,15 @@ EMPTY = Cell("")
 OPEN_ROWS = 8  # of the table of choices: more are folded
 OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels", "from_scratch": "from scratch", "linear_probe": "linear probe"}
 POOLING = (
-    "Pooling reduces a map to a few numbers per channel: avg is the mean over all positions (avg2 over each quarter), "
-    "max the maximum."
+    "Pooling reduces a map to a few numbers per channel: avg is the mean over all positions, avg2 the mean over each "
+    "quarter, and max the maximum."
 )
 SETTINGS = {
-    "l2": "l2 is the strength of the penalty on a classifier's weights.",
-    "prior": "prior is how much predictions favor classes of many pixels: 0 not at all, 1 in proportion to the shares.",
+    "l2": "l2 is the regularization strength: the weight of the penalty on a classifier's weights.",
+    "prior": "prior is how much predictions favor frequent classes: 0 not at all, 1 by their share of all pixels.",
     "k": "k-NN answers by the vote of the k most similar training images.",
 }
-END = "End of those tried: the smallest or largest value, so one beyond it may be better."
+END = "End of the grid: the smallest or largest value that was tried, so a value beyond it may be better."
 
 
 def probe_name(key: str) -> str:
@@ -47,15 +47,15 @@ def gain(found: Comparison | LabelComparison | None, shown: bool) -> Cell:
 
 
 def merged(rows: Sequence[tuple[Cell, ...]]) -> tuple[tuple[Cell, ...], ...]:
-    """Rows whose first cell is empty where it would repeat the one above."""
+    """The same rows, with an empty first cell where it would repeat the one above."""
     above = ["", *(row[0].text for row in rows)]
     return tuple((EMPTY, *row[1:]) if row[0].text == last else row for row, last in zip(rows, above, strict=False))
 
 
 def condensed(table: Table) -> Table:
-    """Without empty columns; a column with the same value in each of several rows becomes a line below the table.
+    """The table without empty columns; columns with the same value in every row become a line below it.
 
-    If rows differ only in their names, all columns stay.
+    A table with one row, or whose rows differ only in their names, keeps all other columns.
     """
     columns = list(zip(table.columns, zip(*table.rows, strict=True), strict=True))
     filled = [(column, cells) for column, cells in columns if any(cell != EMPTY for cell in cells)]
@@ -74,7 +74,7 @@ def condensed(table: Table) -> Table:
 
 
 def upright(table: Table) -> Table:
-    """A table of one row, which may be wider than a page, as two columns: the name of each fact, and the fact."""
+    """A table with one row, which may be wider than a page, turned into two columns: fact and value."""
     [row] = table.rows
     facts = [
         (Cell(", ".join(filter(None, [column.text, column.below]))), cell)
@@ -118,10 +118,10 @@ def _probe_table(
     span = span_of([guess, *(end for score in (*tests, *twins) for end in score.ci95)])
     asked = [key for key, found in contrasts.items() if any((task, entry.encoder) in found for entry in entries)]
     axis = f"axis from {100 * span[0]:.0f} to {100 * span[1]:.0f}%"
-    columns = [Column("encoder", numeric=False), Column("linear, drawn", axis, chart=True)]
+    columns = [Column("encoder", numeric=False), Column("linear, chart", axis, chart=True)]
     balanced = uneven(tests[0]) and any(score.balanced_accuracy is not None for score in tests)
     if balanced:
-        columns.append(Column("balanced", "linear, each class alike, %"))
+        columns.append(Column("balanced", "linear, mean over classes, %"))
     for probe in probes:
         columns.append(Column(probe_name(probe), "%"))
         columns += [Column("gain over", OVER[baseline]) for key, baseline in asked if key == probe]
@@ -144,19 +144,19 @@ def _probe_table(
         rows.append(tuple(row))
     result = entries[0].result
     classes = counted(len(result.classes), "class", "classes")
-    about = f"{classes}, {tests[0].n:,} test images; always answering the most frequent class: {number(guess)}% right"
+    about = f"{classes}, {tests[0].n:,} test images; always answering the most frequent class: {number(guess)}%"
     return Table(tuple(columns), tuple(rows), title=task, note=about)
 
 
 def encoder_cell(entry: Entry) -> Cell:
-    """The encoder's name, and a mark if it could not see what the task is about."""
+    """The encoder's name, with a note if it saw only gray images in a task about color."""
     return Cell(entry.encoder, "saw gray only" if entry.blind else "")
 
 
 def baseline_table(facts: Facts) -> Table | None:
     """What the encoders are compared with: the untrained network of each, and raw pixels, by task and probe."""
     scores: dict[str, dict[tuple[str, str], Score]] = {}
-    shared: dict[str, dict[tuple[str, str], Score]] = {}  # last, since they belong to no encoder
+    shared: dict[str, dict[tuple[str, str], Score]] = {}  # raw pixels come last, since they belong to no encoder
     for entry in facts.entries:
         for key, subject in entry.result.baselines.items():
             own = "" if key == PIXELS else f" ({entry.encoder})"
@@ -172,7 +172,7 @@ def baseline_table(facts: Facts) -> Table | None:
 
 
 def _probes(facts: Facts) -> list[str]:
-    """All probes of the encoders, the linear one first."""
+    """The names of all probes of the encoders, the linear one first."""
     return distinct(key for entry in facts.entries for key in entry.result.subjects["encoder"].probes)
 
 
@@ -244,7 +244,7 @@ def choice_table(facts: Facts) -> Table | None:
 
 
 def choice_terms(facts: Facts) -> list[str]:
-    """What layer, pooling and setting mean, for the probes that are in the table."""
+    """Explanations of layer, pooling and setting, for the probes in the table."""
     choices = [one.choice for entry in facts.entries for one in entry.result.subjects["encoder"].probes.values()]
     choices += [entry.result.linear.choice for entry in facts.several]
     choices += [run.result.linear_probe.choice for run in facts.finetuning if run.result.linear_probe is not None]
@@ -252,8 +252,8 @@ def choice_terms(facts: Facts) -> list[str]:
     if not choices:
         return []
     return [
-        "Layers are the encoder's feature maps, from 0, the one next to the image; features of several layers are "
-        "concatenated.",
+        "Layers are the encoder's feature maps, counted from 0, the first after the image; features of several layers "
+        "are concatenated.",
         *([POOLING] if any("avg" in choice.pooling for choice in choices) else []),
         *(text for name, text in SETTINGS.items() if name in settings),
         *([END] if any(choice.at_end_of_grid for choice in choices) else []),
@@ -266,7 +266,7 @@ def _choice(outcome: Outcome[Choice] | SeveralProbed[SeveralScore]) -> tuple[Cel
     return (
         Cell(layer_text(layer)),
         Cell(pooling),
-        Cell(setting, "end of those tried" if probed is not None and probed.at_end_of_grid else ""),
+        Cell(setting, "end of the grid" if probed is not None and probed.at_end_of_grid else ""),
         Cell("" if probed is None else f"{probed.features:,}"),
         Cell(number(outcome.choice.val_accuracy)),
         Cell(f"{outcome.n_val:,}"),

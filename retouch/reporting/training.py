@@ -1,4 +1,4 @@
-"""The part of the page about training: its curves, what they mean, what was found wrong, and restored images."""
+"""The part of the page about training: curves, what they mean, faults that were found, and restored images."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ RULER = (
     "of the squared error.",
     "The network is compared with simple restorers that do not learn, such as a filter, the mean of all images, or "
     "leaving the damage as it is.",
-    "If it is no better, it may still have learned useful features, as colorization often does: the probe decides.",
-    "Effective rank: how many independent directions the channels of the encoder's last map use (a probe may read "
-    "earlier maps as well). Training often halves that of the untrained network; below a tenth of it, the features "
-    "have collapsed, and the text would say so.",
+    "If it is no better than these, it may still have learned useful features, as colorization often does: the probe "
+    "decides.",
+    "Effective rank: how many independent directions the channels of the encoder's last map use (a probe may also read "
+    "earlier maps). Training often halves it. Below a tenth of the untrained network's rank, the features have "
+    "collapsed, and the text says so.",
 )
 HELD_OUT = (
     "The loss in the charts is on training images, cropped and flipped as in training. The two losses in the text are "
-    "of the trained network on unaugmented images: compare them with each other, not with the chart."
+    "on images without these changes: compare them with each other, not with the chart."
 )
 
 
 def training_blocks(facts: Facts) -> tuple[Block, ...]:
-    """The curves of each run, with what they mean."""
+    """The curves of each run, and what they mean."""
     found = [_trained(run) for run in facts.pretraining]
     found += [_tuned(run) for run in facts.finetuning]
     figures = tuple(figure for figure in found if figure is not None)
@@ -73,7 +74,7 @@ def _curves(name: str, curves: Curves, goal: Strip) -> Figure | None:
 
 
 def learned_sentences(facts: Facts) -> list[str]:
-    """Which network each run trained, and which damage it learned to restore; identical runs together."""
+    """Which network each run trained, and which damage it learned to restore; runs with the same answer together."""
     found: dict[str, list[str]] = {}
     for run in facts.pretraining:
         if run.card is not None:
@@ -84,12 +85,12 @@ def learned_sentences(facts: Facts) -> list[str]:
 
 
 def training_sentences(facts: Facts) -> list[str]:
-    """For each run, the outcome of its training, and whether a fault was found."""
+    """The outcome of each run's training, and any fault that was found."""
     return [*restoration(facts), *tuning(facts)]
 
 
 def restoration(facts: Facts) -> list[str]:
-    """How well each network restores images, next to trivial restorers, and what is wrong with it."""
+    """How well each network restores images compared with trivial restorers, and any fault."""
     found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
     return [
         f"{name}: {ruler.sentence}. {' '.join(f'A fault was found: {one.text}.' for one in ruler.verdicts) or SOUND}"
@@ -101,15 +102,15 @@ def restoration(facts: Facts) -> list[str]:
 def tuning(facts: Facts) -> list[str]:
     """Which step of each trained network was kept."""
     return [
-        f"{run.origin.name}: step {choice.step:,} of {choice.of_steps:,} was kept, the best on "
-        f"{counted(run.result.tuned.n_val, 'held-out training image')} ({number(choice.val_accuracy)}% right)."
+        f"{run.origin.name}: the weights of step {choice.step:,} of {choice.of_steps:,} were kept, which were best on "
+        f"{counted(run.result.tuned.n_val, 'held-out training image')} ({number(choice.val_accuracy)}%)."
         for run in facts.finetuning
         for choice in [run.result.tuned.choice]
     ]
 
 
 def wrong(facts: Facts) -> list[str]:
-    """What training itself found wrong."""
+    """The faults that training itself found."""
     found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
     return [f"{name}: {one.text}." for name, ruler in found if ruler is not None for one in ruler.verdicts]
 
@@ -123,7 +124,7 @@ def restored_blocks(facts: Facts) -> tuple[Block, ...]:
 
 
 def _panel(run: Pretraining) -> Block | None:
-    """The images of the last panel, row by row; the picture as it is, if it cannot be taken apart."""
+    """The images of the last panel, row by row; or the whole picture if it cannot be split."""
     drawn = None if run.panel is None else read_picture(run.panel)
     if drawn is None:
         return None

@@ -1,4 +1,4 @@
-"""From measurements on this machine to a plan: what fits in, and how long the rungs are."""
+"""Turn measurements on this machine into a plan: what fits into the budget, and how long the rungs are."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class SimpleDone(NamedTuple):
 
 
 def fit_simple(parts: Parts, saved: Plan | None, kept: float) -> SimpleDone | None:
-    """Fit and judge the simple methods: those of the plan, or those that do not take too long. None: a signal came.
+    """Fit and judge the simple methods: those of the plan, or those that are fast enough; None if a signal stopped it.
 
     Args:
-        kept: seconds that the networks keep.
+        kept: seconds reserved for the networks.
     """
     everything = parts.images.judged + parts.images.fitted + parts.images.tested
     names, left_out = [], []
@@ -49,13 +49,15 @@ def fit_simple(parts: Parts, saved: Plan | None, kept: float) -> SimpleDone | No
             needed = learning_seconds(one, speed) + speed.image * everything
             most = max(0.0, min(planning.BASELINE_SHARE * parts.config.seconds, time_left(parts) - kept))
             if needed > most:
-                left_out.append(f"{one.name}: takes about {needed:.0f} s, and a simple method may take {most:.0f} s")
+                left_out.append(
+                    f"{one.name}: needs about {needed:.0f} s, but a simple method may take only {most:.0f} s"
+                )
                 log.info("left out: %s", left_out[-1])
                 continue
         if parts.journal.of(one.name) is None:
             if not one.fit():
                 return None
-            parts.journal.save()  # the time that it took
+            parts.journal.save()  # records the time taken
         names.append(one.name)
         judge_once(one, parts.judge, parts.journal, parts.run, steps=one.steps)
     return SimpleDone(tuple(names), tuple(left_out))
@@ -65,7 +67,7 @@ def fit_simple(parts: Parts, saved: Plan | None, kept: float) -> SimpleDone | No
 
 
 def measured(parts: Parts) -> dict[str, Timing]:
-    """How fast each network learns here, by some real steps, and what judging and testing it takes."""
+    """The speed of each network on this machine, from a few real steps, and the cost of judging and testing it."""
     timings = {}
     for one in parts.field.restoring:
         speed, cost = one.speed(), parts.journal.last(one.twin).cost
@@ -77,13 +79,13 @@ def measured(parts: Parts) -> dict[str, Timing]:
 
 
 def kept_seconds(parts: Parts, timings: Mapping[str, Timing]) -> float:
-    """Seconds that nothing else may take, since networks can use them: none if all are too slow to compete."""
+    """Seconds reserved for the networks; 0 if all of them are too slow to compete."""
     share = planning.RACE_SHARE * parts.config.seconds - _twin_seconds(parts)
     return planning.kept_seconds(list(timings.values()), share, time_left(parts))
 
 
 def _twin_seconds(parts: Parts) -> float:
-    """Seconds to judge and test the untrained networks, which are there for the others' sake."""
+    """Seconds to judge and test the untrained networks, which compete only as references for the trained ones."""
     costs = [parts.journal.last(twin).cost for twin in dict.fromkeys(one.twin for one in parts.field.restoring)]
     return sum(cost.seconds + testing_seconds(parts, cost) for cost in costs)
 
@@ -91,8 +93,8 @@ def _twin_seconds(parts: Parts) -> float:
 def change(parts: Parts) -> float:
     """How many times as long the same work takes now as before the race.
 
-    A network is judged by the same work after each rung, and so is its untrained twin before the first. What takes less
-    than a moment says little, so a moment is added to both.
+    Judging a network after a rung is the same work as judging its untrained twin before the race. Very short times are
+    noisy, so ``MOMENT`` is added to both.
     """
     journal = parts.journal
     last = max((one.rung or 0 for one in journal.memory.judgments), default=0)
@@ -105,7 +107,7 @@ def change(parts: Parts) -> float:
 
 
 def training_change(parts: Parts, plan: Plan) -> float:
-    """How many times as long a step of training took in the last rung as was measured before the race."""
+    """How many times as long a training step took in the last rung as when it was measured before the race."""
     journal, last = parts.journal, len(plan.rungs)
     ratios = [
         pace_of(found, journal) / plan.timings[name].step
@@ -119,13 +121,13 @@ def training_change(parts: Parts, plan: Plan) -> float:
 
 
 class End(NamedTuple):
-    """What follows the race, as far as the time allows, and the seconds that are left for training.
+    """What follows the race, as far as time allows, and the seconds left for training.
 
-    The network from scratch is part of what is trained.
+    The training of the network from scratch is included in these.
     """
 
     probe: ProbeKind | None  # the linear probe of the winner on all labeled images
-    worth: bool  # whether it is measured what the winner's training is worth in labels
+    worth: bool  # whether to measure what the winner's training is worth in labels
     left: float
 
 
@@ -136,19 +138,20 @@ def make_plan(
     wider: Wider | None,
     without: Sequence[str],
 ) -> Plan:
-    """Plan the race with the time that the end leaves.
+    """Plan the race in the time that is left after reserving time for the end.
 
     Args:
-        timings: of all that learn by gradient.
-        simple: the simple methods, by name, and of these the dictionary that was learned again.
-        without: a line about each of them that was left out.
+        timings: of all networks.
+        simple: names of the simple methods that compete.
+        wider: the dictionary that was learned again, if there is one.
+        without: a line about each simple method or dictionary that was left out.
     """
     config, field = parts.config, parts.field
     left_out = [*field.left_out, *without]
     known = len(left_out)
     scratch_step = 0.0
     if SCRATCH in config.contestants and not field.restoring:
-        left_out.append(f"{SCRATCH}: it has the network of a contestant that restores images, but none competes")
+        left_out.append(f"{SCRATCH}: it uses the network of a contestant that restores images, but none competes")
     elif SCRATCH in config.contestants:
         scratch_step = scratch_pace(config, field, parts.images.sets, parts.images.size, parts.here)
     kept = kept_seconds(parts, timings)
@@ -185,7 +188,7 @@ def make_plan(
 
 
 def plan_end(parts: Parts, purse: Purse) -> End:
-    """What follows the race and the tests, from the most useful on, each if it fits next to what the networks keep."""
+    """What follows the race and the tests, the most useful first; each must fit next to the networks' time."""
     slower = change(parts)
     probe = planned_probe(parts, parts.journal.costs, purse, slower)
     if probe is not None:
@@ -195,7 +198,7 @@ def plan_end(parts: Parts, purse: Purse) -> End:
 
 
 def planned_again(parts: Parts, plan: Plan) -> tuple[Plan, float]:
-    """The plan with an end for the time that is really left after a rung, and what the rest of the race may take."""
+    """After a rung, plan the end again with the time that is left: the plan, and seconds for the rest of the race."""
     tests = change(parts) * sum(plan.timings[name].test for name in plan.steps)
     kept = planning.RACE_SHARE * parts.config.seconds - _twin_seconds(parts) - parts.journal.race_taken - tests
     end = plan_end(parts, Purse(time_left(parts), max(0.0, kept)))
@@ -210,18 +213,18 @@ def planned_again(parts: Parts, plan: Plan) -> tuple[Plan, float]:
 
 
 def time_left(parts: Parts) -> float:
-    """Seconds that are left, without those that testing all who were judged, and the end, will take."""
+    """Seconds left, minus those needed to test all judged contestants and to write the report."""
     spare = planning.SPARE * parts.config.seconds + planning.REPORTING
     return parts.journal.clock.left - change(parts) * _testing(parts) - spare
 
 
 def _testing(parts: Parts) -> float:
-    """Seconds to test all who were judged, at the speed that the machine had before the race."""
+    """Seconds to test all judged contestants, at the machine's speed before the race."""
     return sum(testing_seconds(parts, _first_cost(parts, name)) for name in parts.journal.judged)
 
 
 def testing_seconds(parts: Parts, cost: JudgeCost) -> float:
-    """Seconds to test a contestant, from what judging it took."""
+    """Estimated seconds to test a contestant, from the cost of judging it."""
     images = parts.images
     return planning.fit_seconds(
         cost, *(images.judged, images.fitted, images.tested), strengths=len(STRENGTHS), few=FEW_IMAGES
@@ -232,11 +235,11 @@ def testing_seconds(parts: Parts, cost: JudgeCost) -> float:
 
 
 def planned_probe(parts: Parts, costs: Sequence[JudgeCost], purse: Purse, slower: float = 1.0) -> ProbeKind | None:
-    """The linear probe on all labeled images that whoever wins can have: the usual one if it fits, or a faster one.
+    """The linear probe on all labeled images that fits whichever contestant wins: the usual one, a faster one, or None.
 
     Args:
-        costs: of judging those who may win.
-        purse: for it and for training.
+        costs: of judging each contestant that may win.
+        purse: the time for the probe and for training.
         slower: how many times as long everything takes now.
     """
     widest = max(cost.width for cost in costs)
@@ -247,19 +250,19 @@ def planned_probe(parts: Parts, costs: Sequence[JudgeCost], purse: Purse, slower
 
 
 def learning_seconds(one: Simple, speed: Speed) -> float:
-    """Seconds until a simple method is learned and exported, with what it then says of its codes."""
+    """Estimated seconds to fit a simple method, export it and measure its codes."""
     said = speed.image * min(SAMPLE_IMAGES, len(one.pool))
     return speed.start + speed.step * one.steps + planning.SAVING + said
 
 
 def bytes_needed(parts: Parts, rows: int, width: int) -> int:
-    """Bytes that a test takes with a fit on so many rows and features."""
+    """Bytes that a test needs, with a fit on ``rows`` images and ``width`` features."""
     others = parts.images.tested + (parts.images.fitted if rows > parts.images.fitted else 0)
     return planning.fit_bytes(rows, width, others, copies=5 if rows < FEW_IMAGES else 2)
 
 
 def free_memory(parts: Parts) -> int:
-    """Memory that a fit may take, in bytes: of the machine, and of its GPU if fits are computed there."""
+    """Bytes that a fit may take: of the machine's memory, and of its GPU's if fits are computed there."""
     free = available_memory()
     if parts.here.device.type == "cuda":
         free = min(free, torch.cuda.mem_get_info(parts.here.device)[0])
@@ -267,22 +270,22 @@ def free_memory(parts: Parts) -> int:
 
 
 def probe_seconds(parts: Parts, kind: ProbeKind, winner: str | None = None) -> float:
-    """Estimated seconds of the linear probe of the winner on all labeled images, and its null check.
+    """Estimated seconds of the winner's linear probe on all labeled images, with its null check.
 
     Args:
-        winner: by default, whoever wins.
+        winner: by default, the contestant for which it takes longest.
     """
     costs = parts.journal.costs if winner is None else [_first_cost(parts, winner)]
     return probing_seconds(parts, costs, kind)
 
 
 def probe_fits(parts: Parts, winner: str) -> bool:
-    """Whether there is memory for the linear probe of the winner."""
+    """Whether there is enough memory for the winner's linear probe."""
     return bytes_needed(parts, parts.images.labeled, parts.journal.last(winner).cost.width) <= free_memory(parts)
 
 
 def end_seconds(parts: Parts, winner: str) -> float:
-    """Seconds that are left once all but the winner are tested, without its test and the report."""
+    """Seconds left when all others are tested, minus those for the winner's test and the report."""
     return (
         parts.journal.clock.left
         - change(parts) * testing_seconds(parts, _first_cost(parts, winner))
@@ -291,12 +294,12 @@ def end_seconds(parts: Parts, winner: str) -> float:
 
 
 def scratch_steps(parts: Parts, plan: Plan, valuing: float) -> int:
-    """Steps of the network from scratch: it gets the time that is left, about as much as a finalist had.
+    """Steps of the network from scratch, in the time that is left: about as long as a finalist was trained.
 
-    The networks of several tasks share it. 0 if it is less than half of that, which would be no fair comparison.
+    The networks of several tasks share the time. 0 if it is less than half of that, which would be no fair comparison.
 
     Args:
-        valuing: seconds that measuring what the winner's training is worth will take.
+        valuing: seconds reserved for measuring what the winner's training is worth.
     """
     step = training_change(parts, plan) * plan.scratch_step
     least, most = (share * plan.scratch_seconds for share in planning.FAIR)
@@ -306,7 +309,7 @@ def scratch_steps(parts: Parts, plan: Plan, valuing: float) -> int:
 
 
 def scratch_overhead(parts: Parts) -> float:
-    """Seconds that the networks from scratch take beside their training.
+    """Seconds that the networks from scratch need besides their training.
 
     Each is validated on a held-out tenth several times, tested once, and exported.
     """
@@ -320,7 +323,7 @@ def _tasks(parts: Parts) -> int:
 
 
 def _first_cost(parts: Parts, name: str) -> JudgeCost:
-    """What judging a contestant took before the race; for a network, what judging its untrained twin took."""
+    """The cost of judging a contestant before the race; for a network, that of its untrained twin."""
     twins = {one.name: one.twin for one in parts.field.restoring}
     return parts.journal.last(twins.get(name, name)).cost
 
@@ -332,7 +335,7 @@ def probing_seconds(parts: Parts, costs: Sequence[JudgeCost], kind: ProbeKind) -
 
 
 def worth_seconds(parts: Parts) -> float:
-    """Estimated seconds to measure what the training of any contestant is worth in labels."""
+    """Estimated seconds to measure what training is worth in labels, whichever network wins."""
     images, twins = parts.images, {one.twin for one in parts.field.restoring}
     return max(
         planning.worth_seconds(

@@ -19,7 +19,7 @@ from finetune.predictions import PREDICTIONS
 from retouch.studies.results import CONTESTANTS, PLAN
 
 DEFAULT = ("random_patches", "kmeans", "pca", "denoise", "colorize", "mask", "mixed", "scratch")
-BASELINES = ("pixels", "untrained")  # always there, so no contestant may be called so
+BASELINES = ("pixels", "untrained")  # these always compete, so no contestant may have their names
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 
@@ -28,11 +28,11 @@ def seconds_of(text: str) -> float:
     """``90s``, ``20m``, ``1h`` or plain seconds.
 
     Raises:
-        ValueError: it is none of these, or no time at all.
+        ValueError: it is none of these, or zero.
     """
     found = TIME.fullmatch(text.strip())
     if not found or not float(found[1]):
-        raise ValueError("must be a length of time, such as 90s, 20m or 1h")
+        raise ValueError("must be a length of time above zero, such as 90s, 20m or 1h")
     return float(found[1]) * UNITS[found[2]]
 
 
@@ -43,6 +43,12 @@ def _checked(text: str) -> str:
 
 def _text(value: object) -> object:
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _of_timm(name: str) -> str:
+    if not name.removeprefix("timm/") or not name.startswith("timm/"):
+        raise ValueError("must be the name of a timm model, such as timm/resnet18")
+    return name
 
 
 class UnlabeledData(Config):
@@ -82,18 +88,18 @@ class StudyConfig(StageConfig):
     labels: LabeledData
     """A folder of class folders, or another source of labeled images."""
     more_labels: tuple[LabeledData, ...] = ()
-    """Further label sets, each a mapping like labels: further tasks."""
+    """More label sets, each a mapping like labels, for more tasks."""
     budget: Annotated[str, BeforeValidator(_text), AfterValidator(_checked)] = "20m"
-    """Time for everything, from start to report: 90s, 20m, 1h."""
+    """Time for everything, from start to report, such as 90s, 20m or 1h."""
     image_size: int | None = Field(default=None, ge=8, le=1024)
     """Side in px; by default 32, or 64 for images of at least 64 px (on a GPU 128 for those of at least 128)."""
     contestants: tuple[str, ...] = Field(default=DEFAULT, min_length=1)
-    """What competes besides raw pixels and untrained networks: recipes by name or path, random_patches, kmeans, pca,
-    and scratch: the network trained on the labels alone. A dictionary of patches that leads is learned again, wider."""
-    pretrained: str | None = Field(default=None, pattern="^timm/.+")
-    """A timm model with its own weights, as timm/resnet18, that competes as well."""
+    """What competes besides raw pixels and untrained networks: recipes (name or path), random_patches, kmeans, pca, and
+    scratch (the network trained on the labels alone). If a dictionary leads, it is learned again with more atoms."""
+    pretrained: Annotated[str, AfterValidator(_of_timm)] | None = None
+    """A pretrained timm model that competes as well, such as timm/resnet18."""
     plan: Path | None = None
-    """The plan.json of another study, whose rung lengths in steps are taken as they are, whatever time they take."""
+    """The plan.json of another study, whose contestants, images and steps are repeated, however long that takes."""
 
     @property
     def seconds(self) -> float:
@@ -118,7 +124,7 @@ class StudyConfig(StageConfig):
             raise ValueError(f"there are two contestants named {', '.join(twice)}; give each a name of its own")
         always = [name for name in names if name in BASELINES]
         if always:
-            raise ValueError(f"{' and '.join(always)} always compete; remove them here")
+            raise ValueError(f"remove {' and '.join(always)}: raw pixels and untrained networks always compete")
         return value
 
     @model_validator(mode="after")
@@ -132,5 +138,5 @@ class StudyConfig(StageConfig):
             *((f"more_labels.{i}", one) for i, one in enumerate(self.more_labels)),
         ):
             if one.image_size is not None:
-                raise ValueError(f"{name}.image_size: a study has one size for all images: use image_size")
+                raise ValueError(f"{name}.image_size: a study has one size for all images; set image_size instead")
         return self

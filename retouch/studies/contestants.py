@@ -1,4 +1,4 @@
-"""Who competes: each contestant gives an encoder, frozen, whose features are judged."""
+"""The contestants: each gives a frozen encoder, whose features are judged."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ from retouch.studies.results import CONTESTANTS, Kind
 log = logging.getLogger("retouch")
 
 SCRATCH = "scratch"
-DOWNLOAD_SHARE = 0.05  # of the budget that weights from elsewhere may take
-TIMED_IMAGES = 64  # whose features are timed
-SAVE_SECONDS = 20.0  # of training between two checkpoints: what a kill may cost
+DOWNLOAD_SHARE = 0.05  # of the budget, for downloading pretrained weights
+TIMED_IMAGES = 64  # images whose features are timed
+SAVE_SECONDS = 20.0  # of training between two checkpoints: the most that is lost if the process is killed
 SIMPLE: dict[str, tuple[str, tuple[str, ...]]] = {  # recipes with changes, by the name of the contestant
     "random_patches": ("patch_dictionary", ("fit.learn=random", "steps=null")),
     "kmeans": ("patch_dictionary", ()),
     "pca": ("pca", ()),
 }
 MAPS = ("avg+avg2+max", "avg+max", "avg")  # poolings of a network's maps: the first that is narrow enough
-FIXED = ("pca", "ica")  # ways to learn a dictionary that give a fixed number of atoms
-TIMES = (8, 6, 4, 3, 2)  # times the atoms of its recipe that a wider dictionary has
+FIXED = ("pca", "ica")  # ways to learn a dictionary with a fixed number of atoms
+TIMES = (8, 6, 4, 3, 2)  # atoms of a wider dictionary, as a multiple of its recipe's
 FEWEST_CELLS = 2  # per side, over which its codes are averaged
-CODES = ("flatten", *MAPS)  # of codes whose places have a meaning: pixels, components, a grid of atoms
+CODES = ("flatten", *MAPS)  # poolings of codes whose positions have a meaning: pixels, components, a grid of atoms
 
 
 class Speed(NamedTuple):
@@ -67,7 +67,7 @@ class Speed(NamedTuple):
 
 @dataclass(frozen=True)
 class Contestant(ABC):
-    """Somebody who competes."""
+    """A method that competes."""
 
     name: str
     kind: ClassVar[Kind]
@@ -80,7 +80,7 @@ class Contestant(ABC):
 
 @dataclass(frozen=True)
 class RawPixels(Contestant):
-    """The image itself."""
+    """The pixels of the image."""
 
     kind: ClassVar[Kind] = "pixels"
     poolings: ClassVar[tuple[str, ...]] = CODES
@@ -92,7 +92,7 @@ class RawPixels(Contestant):
 
 @dataclass(frozen=True)
 class Ready(Contestant):
-    """A network that is not trained here: an untrained one, or one with weights from elsewhere."""
+    """A network that is not trained in the study: an untrained or a pretrained one."""
 
     network: Encoder
 
@@ -101,20 +101,20 @@ class Ready(Contestant):
 
 
 class Untrained(Ready):
-    """A network before its first step."""
+    """A network before its first training step."""
 
     kind: ClassVar[Kind] = "untrained"
 
 
 class Pretrained(Ready):
-    """A timm model with its own weights."""
+    """A timm model with pretrained weights."""
 
     kind: ClassVar[Kind] = "pretrained"
 
 
 @dataclass(frozen=True)
 class Learned(Contestant):
-    """What is learned here without labels, in an ordinary run folder of ``retouch pretrain``."""
+    """A method that learns without labels in the study, in an ordinary run folder of ``retouch pretrain``."""
 
     config: PretrainConfig
     pool: Images
@@ -124,7 +124,7 @@ class Learned(Contestant):
         return load_encoder(self.config.out)
 
     def speed(self) -> Speed:
-        """How fast it is, by some real steps and features of a copy."""
+        """How fast it is on this machine, from a few real steps of a copy and the features of some images."""
         config = self.config
         learner = config.method.build(config.data.image_size, config.augment, self.here, config.seed)
         learner.attach(self.pool)
@@ -132,7 +132,7 @@ class Learned(Contestant):
         start, step = measure_pace(learner, loader)
         images = to_float(self.pool.rows(even_rows(len(self.pool), TIMED_IMAGES))).to(self.here.device)
         encoder = learner.encoder.eval()
-        precision = resolve_precision("auto", self.here.device)  # as the judge computes them
+        precision = resolve_precision("auto", self.here.device)  # the same as the judge's
         with torch.inference_mode(), autocast(self.here.device, precision):
             encoder.layers(images)
             begun = time.perf_counter()
@@ -140,39 +140,39 @@ class Learned(Contestant):
         return Speed(start, step, (time.perf_counter() - begun) / len(images))
 
     def _run(self, **settings: object) -> Trained:
-        """Start the run, or continue it."""
+        """Start the run, or resume it."""
         config = self.config.model_copy(update=settings)
         resumed = (config.out / "config.yaml").is_file()
         if resumed and not changes(config, config.free_keys | {"steps"}):
-            write_settings(config)  # of another length, perhaps: a later rung gets the time that is left then
+            write_settings(config)  # the number of steps may have changed: a later rung gets the time that is left
         return pretrain(config.model_copy(update={"resume": resumed}), self.pool).training
 
 
 class Simple(Learned):
-    """A method with a fitting rule of its own, which is done once."""
+    """A method with a fitting rule of its own, which is fitted once."""
 
     kind: ClassVar[Kind] = "simple"
     poolings: ClassVar[tuple[str, ...]] = CODES
 
     @property
     def steps(self) -> int:
-        """Those of its recipe."""
+        """Steps of its recipe; 0 if it does not learn from a stream of batches."""
         per_epoch = -(-len(self.pool) // self.config.batch_size)
         return self.config.total_steps(per_epoch) if self.config.method.streams else 0
 
     def fit(self) -> bool:
-        """Fit it, unless that is done; False if a signal stopped it."""
+        """Fit it, unless it is fitted already; False if a signal stopped it."""
         return (self.config.out / RESULTS).is_file() or self._run().finished
 
 
 class Wide(Simple):
-    """A dictionary with more atoms than its recipe has, whose features are judged as they are, however many."""
+    """A dictionary with more atoms than its recipe has. All its features are judged, however many there are."""
 
     poolings: ClassVar[tuple[str, ...]] = ("flatten",)
 
     @property
     def features(self) -> int:
-        """How many."""
+        """The number of features."""
         learned = dictionary_of(self)
         assert learned is not None
         return learned.network.channels * learned.network.grid**2
@@ -180,16 +180,16 @@ class Wide(Simple):
 
 @dataclass(frozen=True)
 class Restoring(Learned):
-    """An autoencoder, which learns by gradient for as long as it stays in the race."""
+    """An autoencoder, trained by gradient for as long as it stays in the race."""
 
     kind: ClassVar[Kind] = "restoring"
     twin: str  # the name of its untrained network
 
     def fit(self, steps: int, until: int, step: float = 0.0) -> Trained:
-        """Train to step ``until`` of a training that takes ``steps`` in all.
+        """Train to step ``until`` of ``steps`` in total.
 
         Args:
-            step: seconds of a step, by which checkpoints are planned; 0: as the recipe has them.
+            step: seconds per step, from which the checkpoint interval is derived; 0: the recipe's interval.
         """
         saved = self.config.checkpoint.every if not step else max(1, int(SAVE_SECONDS / step))
         checkpoint = self.config.checkpoint.model_copy(update={"every": saved})
@@ -200,13 +200,13 @@ class Restoring(Learned):
 
 
 def dictionary_of(one: Contestant) -> PatchDictionaryFit | None:
-    """How a contestant learns its dictionary; None if it has none, or always one of as many atoms."""
+    """How a contestant learns its dictionary; None if it has none, or one whose number of atoms is fixed."""
     method = one.config.method if isinstance(one, Simple) else None
     return method if isinstance(method, PatchDictionaryFit) and method.learn not in FIXED else None
 
 
 def wider_ones(one: Contestant) -> list[Wider]:
-    """Dictionaries with more atoms than a contestant's, by atoms times cells per side: roughly, the best first."""
+    """Dictionaries with more atoms than a contestant's, roughly the best first (by atoms times cells per side)."""
     learned = dictionary_of(one)
     if learned is None:
         return []
@@ -217,15 +217,15 @@ def wider_ones(one: Contestant) -> list[Wider]:
 
 
 def widened(one: Contestant, wider: Wider) -> Wide:
-    """The contestant that a wider dictionary is.
+    """The contestant for a wider dictionary.
 
     Raises:
-        UserError: another study planned it, and the recipe is different here.
+        UserError: the plan is from another study, in which this contestant had another recipe.
     """
     learned = dictionary_of(one)
     if learned is None or not isinstance(one, Simple):
         raise UserError(
-            f"plan: it has {wider.of} with more atoms, which is not a dictionary of patches here; remove plan"
+            f"plan: it learns {wider.of} with more atoms, but {wider.of} is no dictionary of patches here; remove plan"
         )
     network = learned.network.model_copy(update={"atoms": wider.atoms, "grid": wider.grid})
     changed = {"fit": learned.model_copy(update={"network": network}), "out": one.config.out.with_name(wider.name)}
@@ -236,7 +236,7 @@ def widened(one: Contestant, wider: Wider) -> Wide:
 
 
 def recipe_of(name: str, config: StudyConfig) -> PretrainConfig:
-    """The settings of a contestant's run, as its recipe has them.
+    """The settings of a contestant's recipe.
 
     Raises:
         UserError: there is no such recipe, or it cannot compete.
@@ -244,14 +244,16 @@ def recipe_of(name: str, config: StudyConfig) -> PretrainConfig:
     source, changes = SIMPLE.get(name, (name, ()))
     found = stage_config(PretrainConfig, source, changes)
     if found.data.other is not None or found.method.second != "none" or found.method.loaded_size(1) != 1:
-        raise UserError(f"contestants: {name} learns from two views or sources, and a study has one; leave it out")
+        raise UserError(f"contestants: {name} learns from two views or sources, but a study has one; remove it")
     if isinstance(found, GradientPretraining) and (found.encoder.path or found.encoder.pretrained):
         raise UserError(
-            f"contestants: {name} starts from trained weights, and a study compares with the same network untrained; "
-            "leave it out, or set pretrained=timm/NAME for a model that others trained"
+            f"contestants: {name} starts from trained weights, but a study compares each network with the same network "
+            "untrained; remove it, or set pretrained=timm/NAME to add a pretrained model"
         )
     if found.seeds > 1:
-        raise UserError(f"contestants: {name} has seeds={found.seeds}, and a study runs each once; remove seeds there")
+        raise UserError(
+            f"contestants: {name} has seeds={found.seeds}, but a study trains each contestant once; set seeds=1 in it"
+        )
     return found
 
 
@@ -261,10 +263,10 @@ def title_of(name: str) -> str:
 
 
 def check_contestants(config: StudyConfig) -> list[PretrainConfig]:
-    """The settings of all that learn without labels, as their recipes have them.
+    """The recipes' settings of all contestants that learn without labels.
 
     Raises:
-        UserError: names every contestant that there is not.
+        UserError: names every contestant that does not exist or cannot compete.
     """
     problems, found = [], []
     for name in config.contestants:
@@ -280,7 +282,7 @@ def check_contestants(config: StudyConfig) -> list[PretrainConfig]:
 
 
 def check_pretrained(config: StudyConfig) -> None:
-    """Check that timm knows the pretrained model, without its weights.
+    """Check that timm has the pretrained model, without downloading its weights.
 
     Raises:
         UserError: it does not.
@@ -294,7 +296,7 @@ def check_pretrained(config: StudyConfig) -> None:
 
 
 def settled(config: StudyConfig, recipe: PretrainConfig, pool: Images, size: int, name: str) -> PretrainConfig:
-    """A recipe with the images, the seed and the folder of this study. W&B gets the study, not each contestant."""
+    """A recipe with this study's images, seed and folder. Only the study itself is tracked with W&B."""
     spec = pool.source.spec if config.data.source is None else config.data.source
     data = recipe.data.model_copy(
         update={"source": spec, "image_size": size, "limit": None, "image": config.data.image, "root": config.data.root}
@@ -307,7 +309,7 @@ def settled(config: StudyConfig, recipe: PretrainConfig, pool: Images, size: int
 
 @dataclass(frozen=True)
 class Field:
-    """All contestants but the network trained on labels alone, and who was left out."""
+    """All contestants except the network trained on the labels alone, and a line about each that was left out."""
 
     ready: tuple[Contestant, ...]  # raw pixels, untrained and pretrained networks
     simple: tuple[Simple, ...]
@@ -316,7 +318,7 @@ class Field:
 
     @property
     def all(self) -> tuple[Contestant, ...]:
-        """Those who compete."""
+        """All of them, baselines first."""
         return (*self.ready, *self.simple, *self.restoring)
 
     def named(self, name: str) -> Contestant:
@@ -325,7 +327,7 @@ class Field:
 
 
 def line_up(config: StudyConfig, pool: Images, size: int, here: World) -> Field:
-    """All contestants; those that cannot learn from these images are left out, with the reason."""
+    """Prepare all contestants; those that cannot learn from these images are left out, with the reason."""
     ready: list[Contestant] = [RawPixels("pixels", size)]
     twins: dict[tuple[str, str], Encoder] = {}
     simple, waiting, left_out = [], [], []
@@ -364,9 +366,9 @@ def line_up(config: StudyConfig, pool: Images, size: int, here: World) -> Field:
 
 
 def before_training(learner: MethodLearner, pool: Images, here: World) -> Encoder:
-    """The network before its first step, with the statistics of the pool; frozen.
+    """The network before its first step, frozen, with the statistics of the pool.
 
-    A mean image, or another statistic that is no learned weight, is measured when the learner starts.
+    A mean image, or another statistic that is not a learned weight, is measured when the learner starts.
     """
     images = to_float(pool.rows(even_rows(len(pool), STATISTICS_IMAGES)))
     encoder = learner.encoder.to(here.device)
@@ -378,7 +380,7 @@ def before_training(learner: MethodLearner, pool: Images, here: World) -> Encode
 
 
 def _twin_names(twins: Sequence[Encoder]) -> list[str]:
-    """``untrained``, and as much more as tells several networks apart."""
+    """``untrained``, plus view and number where there are several untrained networks."""
     views = {twin.view for twin in twins}
     networks = [twin.config.model_dump_json() for twin in twins]
     several = list(dict.fromkeys(networks))
@@ -391,7 +393,7 @@ def _twin_names(twins: Sequence[Encoder]) -> list[str]:
 
 
 def _pretrained(name: str, size: int, seconds: float) -> Encoder | str:
-    """The model with its weights, or why it is left out: they must be there, or come in so many seconds."""
+    """The model with its weights, or why it is left out: downloading them may take this many seconds at most."""
     title = name.removeprefix("timm/")
     try:
         return within(
@@ -400,4 +402,4 @@ def _pretrained(name: str, size: int, seconds: float) -> Encoder | str:
     except UserError as error:
         return f"{title}: {' '.join(line.strip() for line in error.lines)}"
     except TimeoutError:
-        return f"{title}: its weights did not come in {seconds:.0f} s; check the network"
+        return f"{title}: its weights could not be downloaded within {seconds:.0f} s; check the internet connection"

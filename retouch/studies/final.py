@@ -1,7 +1,7 @@
 """The end of a study: every contestant is tested by one protocol, and the winner is compared with the others.
 
-What was tested is kept at once, so a study that is killed here goes on where it was. The network from scratch comes
-last of all that takes long: it learns for as long as there is time.
+Each test is saved at once, so a study that is killed here resumes after the last one. The network from scratch is
+trained last, since it absorbs the errors of the time estimates.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from retouch.studies.tracked import study_shown
 
 log = logging.getLogger("retouch")
 
-ENOUGH = 0.7  # of the seconds that a linear probe may take, which are estimated with care
+ENOUGH = 0.7  # of the estimated seconds: estimates are on the high side
 
 
 class Ended(NamedTuple):
-    """All that the end of a study has found."""
+    """All results of the end of a study."""
 
-    plan: Plan  # with what the clock decided
+    plan: Plan  # with the decisions that depended on time
     winner: str
     answers: Answers
     comparisons: tuple[Versus, ...]
@@ -57,7 +57,7 @@ class Ended(NamedTuple):
 
 
 def finish(parts: Parts, plan: Plan) -> StudyReport | None:
-    """Test everybody, compare the winner, and write results and predictions; None if a signal stopped training."""
+    """Test all contestants, compare the winner, and write results and predictions; None if a signal stopped it."""
     ended = _end(parts, plan)
     if ended is None:
         return None
@@ -72,7 +72,7 @@ def _end(parts: Parts, plan: Plan) -> Ended | None:
     """Tests, the linear probe of the winner, the network from scratch, and what a gain is worth in labels."""
     journal, sets = parts.journal, parts.images.sets
     winner = _winner(parts, plan)
-    log.info("\n%s is best on validation; now all contestants are tested", winner)
+    log.info("\n%s is best on validation; testing all contestants", winner)
     answers = _known(parts)
     for name in journal.judged:
         if name != winner and name not in answers:
@@ -100,14 +100,14 @@ def _end(parts: Parts, plan: Plan) -> Ended | None:
 
 
 def _winner(parts: Parts, plan: Plan) -> str:
-    """The best on validation of those who trained to the end and those who are judged once."""
+    """The best on validation, of the contestants that trained to the end and those that are judged once."""
     last = len(plan.rungs)
     judged = [one for one in parts.journal.memory.judgments if one.rung in (None, last)]
     return better(judged, 1)[0]
 
 
 def _left_out(plan: Plan, lines: Sequence[str]) -> Plan:
-    """With what the clock left out at the end, so that a repetition leaves it out as well."""
+    """The plan with what was left out at the end for lack of time, so that a repetition leaves it out as well."""
     return plan.model_copy(update={"left_out": tuple(dict.fromkeys((*plan.left_out, *lines)))})
 
 
@@ -115,7 +115,7 @@ def _left_out(plan: Plan, lines: Sequence[str]) -> Plan:
 
 
 def predictions(sets: Sequence[LabelSet], answers: Answers) -> list[Predictions]:
-    """All answers to each task, for ``predictions.parquet``."""
+    """The predictions of all contestants on each task, for ``predictions.parquet``."""
     return [
         Predictions.of(
             part.images.test,
@@ -132,7 +132,7 @@ def predictions(sets: Sequence[LabelSet], answers: Answers) -> list[Predictions]
 
 
 def _known(parts: Parts) -> Answers:
-    """The answers that were kept before the study was killed."""
+    """The predictions that were saved before the study was interrupted."""
     if not (parts.config.out / PREDICTIONS).is_file():
         return {}
     titles = labels_of_tests(parts.images.sets)
@@ -144,7 +144,7 @@ def _known(parts: Parts) -> Answers:
 
 
 def _keep(parts: Parts, answers: Answers, name: str, said: Mapping[str, Tensor]) -> None:
-    """Add the answers of a contestant, here and on disk."""
+    """Add the predictions of a contestant, in memory and on disk."""
     answers[name] = dict(said)
     write_predictions(parts.config.out, predictions(parts.images.sets, answers))
     parts.journal.save()
@@ -154,9 +154,9 @@ def _keep(parts: Parts, answers: Answers, name: str, said: Mapping[str, Tensor])
 
 
 def _test_winner(parts: Parts, plan: Plan, winner: str, answers: Answers) -> Plan:
-    """The test of the winner, and with it the linear probe on all labeled images if there is time for one."""
+    """Test the winner, and fit its linear probe on all labeled images if there is time."""
     if parts.journal.memory.probed or (winner in answers and not plan.probe):
-        return plan  # before a kill
+        return plan  # done before the study was interrupted
     kind = _probe_kind(parts, plan, winner)
     found: Probing = parts.judge.probe(parts.field.named(winner), kind)
     write_embeddings(parts.config.out, found.embeddings, found.places)
@@ -167,7 +167,7 @@ def _test_winner(parts: Parts, plan: Plan, winner: str, answers: Answers) -> Pla
         )
     parts.journal.keep_probe(found.probed)
     _keep(parts, answers, winner, {task: one.predictions for task, one in found.tested.items()})
-    lines = [] if kind else [f"the linear probe of {winner} on all labeled images: takes too much time or memory"]
+    lines = [] if kind else [f"the linear probe of {winner} on all labeled images: needs too much time or memory"]
     plan = plan.model_copy(update={"probe": kind is not None, "probe_kind": kind or plan.probe_kind})
     plan = _left_out(plan, lines)
     parts.journal.save_plan(plan)
@@ -175,9 +175,9 @@ def _test_winner(parts: Parts, plan: Plan, winner: str, answers: Answers) -> Pla
 
 
 def _probe_kind(parts: Parts, plan: Plan, winner: str) -> ProbeKind | None:
-    """The probe that a plan gives; otherwise the one that was planned, or a faster one, if it fits into what is left.
+    """The probe of a given plan; otherwise the planned one, or a faster one, that fits into the time that is left.
 
-    If none was planned, it may take what nothing else will take.
+    If none was planned, it may take the time that nothing else needs.
     """
     planned = plan.probe_kind if plan.probe else None
     if parts.config.plan is not None:
@@ -195,7 +195,7 @@ def _probe_kind(parts: Parts, plan: Plan, winner: str) -> ProbeKind | None:
 
 
 def _settle_scratch(parts: Parts, plan: Plan, *, valued: bool) -> Plan:
-    """The plan with the steps of the network from scratch, for which there may be less time than was planned."""
+    """The plan with the final steps of the network from scratch, for which less time may be left than was planned."""
     if plan.scratch_settled:
         return plan
     steps = scratch_steps(parts, plan, change(parts) * worth_seconds(parts) if valued else 0.0)
@@ -206,19 +206,21 @@ def _settle_scratch(parts: Parts, plan: Plan, *, valued: bool) -> Plan:
 
 
 def _is_valued(parts: Parts, plan: Plan, winner: str, comparisons: Sequence[Versus]) -> bool:
-    """Whether it is measured what the winner's training is worth in labels, if there is time."""
+    """Whether to measure what the winner's training is worth in labels, if there is time."""
     return plan.worth and isinstance(parts.field.named(winner), Restoring) and gain_shown(comparisons)
 
 
 def worth_of(
     parts: Parts, plan: Plan, winner: str, comparisons: Sequence[Versus]
 ) -> tuple[dict[str, LabelEfficiency], list[str]]:
-    """What the winner's training is worth in labels, if it was planned and a gain is shown, or why it is not known."""
+    """What the winner's training is worth in labels, if that was planned and a gain is shown; or why it is unknown."""
     one = parts.field.named(winner)
     if not _is_valued(parts, plan, winner, comparisons) or not isinstance(one, Restoring):
         return {}, []
     needed, left = change(parts) * worth_seconds(parts), parts.journal.clock.left
     if parts.config.plan is None and left < ENOUGH * needed:
-        return {}, [f"what {winner} is worth in labels: takes up to {needed:.0f} s, and {max(0, left):.0f} s were left"]
+        return {}, [
+            f"what {winner} is worth in labels: needs up to {needed:.0f} s, but only {max(0, left):.0f} s were left"
+        ]
     draws = LabelEfficiencyConfig(shares=WORTH_SHARES, draws=WORTH_DRAWS)
     return parts.judge.worth(one, parts.field.named(one.twin), draws), []

@@ -19,26 +19,26 @@ from retouch.studies.config import StudyConfig
 
 log = logging.getLogger("retouch")
 
-HELD = 0.1  # share of the training images that must be there to choose on
-LOOKED_AT = 64  # images whose size decides the size of all
-SIZES = (32, 64, 128)  # sides in px; the last on a GPU only
+HELD = 0.1  # share of the training images that can be held out to choose on: there must be enough for that
+LOOKED_AT = 64  # images whose sizes decide the size for all
+SIZES = (32, 64, 128)  # sides in px; the last one on a GPU only
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Sources, before anything is decoded."""
+    """Sources, before any image is decoded."""
 
-    unlabeled: Source | None  # None: the first set's training images
+    unlabeled: Source | None  # None: the training images of the first label set
     labeled: tuple[Sources, ...]
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Labeled images, and the rows of the training images that are used."""
+    """Labeled images, and the rows of the training images for each use."""
 
     images: LabeledImages
-    judged: Tensor  # int64 [n]: everything is chosen on these
-    fitted: Tensor  # int64 [m]: classifiers that are tested are fitted on these
+    judged: Tensor  # int64 [n]: all choices are made on these
+    fitted: Tensor  # int64 [m]: tested classifiers are fitted on these
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,26 @@ class StudyImages:
     size: int  # px
     pool: Images
     sets: tuple[LabelSet, ...]
-    repeated: int  # images that were taken out of the pool because they repeat a test image
+    repeated: int  # images removed from the pool because they repeat a test image
 
     @property
     def judged(self) -> int:
-        """Labeled training images that everything is chosen on."""
+        """Number of labeled training images that all choices are made on."""
         return sum(len(one.judged) for one in self.sets)
 
     @property
     def fitted(self) -> int:
-        """Labeled training images that tested classifiers are fitted on."""
+        """Number of labeled training images that tested classifiers are fitted on."""
         return sum(len(one.fitted) for one in self.sets)
 
     @property
     def labeled(self) -> int:
-        """All labeled training images."""
+        """Number of all labeled training images."""
         return sum(len(one.images.train) for one in self.sets)
 
     @property
     def tested(self) -> int:
-        """Test images."""
+        """Number of test images."""
         return sum(len(one.images.test) for one in self.sets)
 
 
@@ -75,7 +75,7 @@ def open_images(config: StudyConfig) -> Opened:
     """Open all sources, and check their labels.
 
     Raises:
-        UserError: with every problem; nothing has been decoded.
+        UserError: with every problem, before any image is decoded.
     """
     data = config.data
 
@@ -91,7 +91,7 @@ def open_images(config: StudyConfig) -> Opened:
 
 
 def inputs(config: StudyConfig, opened: Opened) -> dict[str, str]:
-    """The fingerprints of the images, by the setting that names them."""
+    """Fingerprints of the images, by the setting that names them."""
     keys = ["labels", *(f"more_labels.{place}" for place in range(len(config.more_labels)))]
     found = {} if opened.unlabeled is None else {"data.source": opened.unlabeled.fingerprint}
     for key, one in zip(keys, opened.labeled, strict=True):
@@ -100,9 +100,9 @@ def inputs(config: StudyConfig, opened: Opened) -> dict[str, str]:
 
 
 def image_size(source: Source, *, gpu: bool) -> int:
-    """The size at which images are studied, if the user names none: that of ``SIZES`` that most of them have.
+    """The image size of the study if the user gives none: the largest of ``SIZES`` that most images reach.
 
-    Generated images have any size, and are studied at the smallest. So are smaller images, which are enlarged.
+    Generated images have no size of their own and get the smallest. So do smaller images, which are enlarged.
     """
     if source.endless:
         return SIZES[0]
@@ -110,7 +110,7 @@ def image_size(source: Source, *, gpu: bool) -> int:
     for row in even_rows(len(source), LOOKED_AT).tolist():
         try:
             image = source.image(row)
-        except Exception:  # a file that cannot be read is reported when all are decoded
+        except Exception:  # unreadable files are reported when all images are decoded
             continue
         sides.append(min(image.shape[1:] if isinstance(image, Tensor) else image.size))
     typical = statistics.median(sides) if sides else 0
@@ -118,7 +118,7 @@ def image_size(source: Source, *, gpu: bool) -> int:
 
 
 def load(config: StudyConfig, opened: Opened, size: int) -> tuple[Images, list[LabeledImages], int]:
-    """Decode all images: the pool without what repeats a test image, the labeled sets, and how many were taken out.
+    """Decode all images: the pool without repeats of test images, the labeled sets, and how many repeats there were.
 
     Raises:
         UserError: there are too few readable images.
@@ -139,41 +139,41 @@ def load(config: StudyConfig, opened: Opened, size: int) -> tuple[Images, list[L
         seen[_repeated(known, fingerprints(images.test, config.data.workers))] = True
     repeated = int(seen.sum())
     if repeated == len(pool):
-        raise UserError("data: every image is also a test image, so there is nothing to learn from; add images")
+        raise UserError("data: every image repeats a test image, so none is left to learn from; add other images")
     if repeated:
-        log.info("%d images of %s repeat test images and are not learned from", repeated, pool.source.spec)
+        log.info("left out of pretraining: %d images of %s that repeat test images", repeated, pool.source.spec)
         pool = pool.only((~seen).nonzero().squeeze(1))
     return pool, labeled, repeated
 
 
 def _warn_of_levels(pool: Images, labeled: Sequence[Images]) -> None:
-    """Warn if what is learned from and what is judged on are scaled in different ways."""
+    """Warn if unlabeled and labeled images are scaled to gray levels in different ways."""
     for images in labeled:
         if images.levels != pool.levels:
-            ours, theirs = (f"values {one}" if one else "images of 8 bits" for one in (pool.levels, images.levels))
+            ours, theirs = (f"values {one}" if one else "8-bit images" for one in (pool.levels, images.levels))
             log.warning(
-                "%s has %s, but %s has %s: the same value is a different gray; set data.levels and labels.levels to "
-                "one range, or convert the images to it",
+                "%s has %s, but %s has %s, so the same value is a different gray in each; set data.levels and "
+                "labels.levels to the same range, or convert the images",
                 *(pool.source.spec, ours, images.source.spec, theirs),
             )
 
 
 def _repeated(pool: Prints, test: Prints) -> Tensor:
-    """Rows of the pool that show a test image, exactly or nearly; exactly, where all images look alike."""
+    """Rows of the pool that repeat a test image exactly or nearly; only exactly if all images look alike."""
     pairs = near_pairs(test, pool)
     return exact_rows(pool, test) if pairs is None else torch.tensor([pair.other for pair in pairs], dtype=torch.int64)
 
 
 def chosen_rows(labels: Labels, count: int, seed: int) -> Tensor:
-    """At most ``count`` rows, seeded and stratified, int64, ascending."""
+    """At most ``count`` rows, seeded and stratified: int64, ascending."""
     if count >= len(labels.values):
         return torch.arange(len(labels.values))
     return stratified_split(labels.values, count / len(labels.values), seed)[1]
 
 
 def label_set(images: LabeledImages, *, judged: int, fitted: int, tested: int, seed: int) -> LabelSet:
-    """Labeled images, with at most so many rows for each use; all contestants have the same. Stratified by the first
-    task."""
+    """Labeled images with at most this many rows for each use, stratified by the first task; all contestants get the
+    same rows."""
     train, test = next(iter(images.tasks.values()))
     rows = chosen_rows(test, tested, seed)
     if len(rows) < len(images.test):
@@ -182,7 +182,7 @@ def label_set(images: LabeledImages, *, judged: int, fitted: int, tested: int, s
 
 
 def titled_tasks(sets: Sequence[LabelSet]) -> list[tuple[LabelSet, dict[str, str]]]:
-    """Each set with its tasks by title; the title names the set where two tasks have the same name."""
+    """Each set with its tasks by title; where two tasks have the same name, their titles include the set."""
     names = [name for one in sets for name in one.images.tasks]
 
     def title(name: str, one: LabelSet) -> str:

@@ -1,4 +1,4 @@
-"""What a study remembers on disk: its plan, every judgment, and the time that it has taken."""
+"""What a study keeps on disk: its plan, every judgment, and the time that it has taken."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from retouch.studies.plan import JudgeCost, Plan, Wider
 from retouch.studies.results import PLAN
 
 JUDGED, CLOCK = "judged.json", "clock.json"
-BEAT = 5.0  # seconds between two notes of the time that is spent: a kill may cost as many
+BEAT = 5.0  # seconds between two records of the time spent: if the process is killed, as many may go uncounted
 
 
 class Judgment(Record):
-    """A contestant as it was at a moment."""
+    """The validation of a contestant at one point of its training."""
 
     name: str
-    rung: int | None  # from 1; None for those who are judged once
+    rung: int | None  # from 1; None for contestants that are judged once
     steps: int  # of its training
     seconds: float  # of its training
     accuracy: dict[str, float]  # validation, by task
     cost: JudgeCost
-    took: float = 0.0  # seconds of the rung, with training, saving and judging (0 in older files)
+    took: float = 0.0  # seconds of the rung: training, saving and judging (0 in older files)
 
     @property
     def mean(self) -> float:
-        """Mean accuracy over the tasks: what everything is chosen by."""
+        """Mean accuracy over the tasks, by which all choices are made."""
         return sum(self.accuracy.values()) / len(self.accuracy)
 
 
@@ -52,15 +52,15 @@ class Memory(Record):
 
     spent: float = 0.0  # seconds, by all processes so far
     judgments: tuple[Judgment, ...] = ()
-    wider: Wider | None = None  # the dictionary that is learned again, from before it is
-    probed: dict[str, ProbedOnce] = Field(default_factory=dict)  # by task, once that is done
+    wider: Wider | None = None  # the dictionary to learn again; set before that starts
+    probed: dict[str, ProbedOnce] = Field(default_factory=dict)  # by task, once the winner is probed
 
 
 class Clock:
-    """The time that is taken and left, over all processes that worked on a study."""
+    """The time taken and left, over all processes that worked on a study."""
 
     def __init__(self, budget: float, started: float, spent: float = 0.0) -> None:
-        """``started``: when this process began, by ``time.monotonic``; ``spent``: seconds of earlier ones."""
+        """``started``: when this process began, by ``time.monotonic``; ``spent``: seconds of earlier processes."""
         self.budget, self.started, self.spent = budget, started, spent
 
     @property
@@ -88,12 +88,12 @@ class Journal:
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Note the time that is spent every few seconds, so that what a kill interrupts counts as well."""
+        """Record the time spent every few seconds, so that work that is killed counts as well."""
         ended = threading.Event()
 
         def beat() -> None:
             while not ended.wait(BEAT):
-                with suppress(OSError):  # a full disk is reported by what matters
+                with suppress(OSError):  # a full disk is reported when results are written
                     write_json(self.folder / CLOCK, {"spent": round(self.clock.taken, 2)})
 
         thread = threading.Thread(target=beat, daemon=True)
@@ -109,7 +109,7 @@ class Journal:
         self.save()
 
     def save(self) -> None:
-        """Write what was judged, and the time that is spent."""
+        """Write the judgments and the time spent."""
         self.memory = self.memory.model_copy(update={"spent": round(self.clock.taken, 2)})
         write_json(self.folder / JUDGED, self.memory.model_dump(mode="json"))
 
@@ -118,27 +118,27 @@ class Journal:
         self.save()
 
     def keep(self, wider: Wider) -> None:
-        """Remember which dictionary is learned again."""
+        """Record which dictionary is learned again."""
         self.memory = self.memory.model_copy(update={"wider": wider})
         self.save()
 
     def keep_probe(self, probed: Mapping[str, ProbedOnce]) -> None:
-        """Remember what the linear probe of the winner has given."""
+        """Record the results of the winner's linear probe."""
         self.memory = self.memory.model_copy(update={"probed": dict(probed)})
         self.save()
 
     def of(self, name: str, rung: int | None = None) -> Judgment | None:
-        """The judgment of a contestant after a rung, if it was made."""
+        """The judgment of a contestant after a rung, if there is one."""
         return next((one for one in self.memory.judgments if (one.name, one.rung) == (name, rung)), None)
 
     @property
     def costs(self) -> list[JudgeCost]:
-        """What every judgment before the race took; a network costs what its untrained twin does."""
+        """The cost of every judgment before the race; a network costs as much as its untrained twin."""
         return [one.cost for one in self.memory.judgments if one.rung is None]
 
     @property
     def judged(self) -> list[str]:
-        """All that were judged, in the order in which they were first."""
+        """All judged contestants, in the order of their first judgments."""
         return list(dict.fromkeys(one.name for one in self.memory.judgments))
 
     def last(self, name: str) -> Judgment:
@@ -155,7 +155,7 @@ def read_plan(path: Path) -> Plan:
     """Read a ``plan.json``, or that of the study around it.
 
     Raises:
-        UserError: there is no such file, or no study wrote it.
+        UserError: there is no such file, or it was not written by a study.
     """
     path = path / PLAN if path.is_dir() else path
     refuse_stream(path)
@@ -170,10 +170,10 @@ def read_plan(path: Path) -> Plan:
 
 
 def _read_clock(path: Path) -> float:
-    """Seconds that were spent when they were last noted."""
+    """The last recorded seconds spent; 0 if they cannot be read."""
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["spent"])
-    except (OSError, ValueError, KeyError, TypeError):  # the time of the last judgment is known all the same
+    except (OSError, ValueError, KeyError, TypeError):  # judged.json has the time of the last judgment
         return 0.0
 
 

@@ -1,6 +1,7 @@
 """The judge: closed-form ridge regression on frozen features, cross-validated on labeled training images.
 
-One rule for all: the same rows, the same strengths, all layers of an encoder at once. Nothing is chosen on test images.
+The same rule for all contestants: the same rows, the same regularization strengths, all layers of an encoder at once.
+Nothing is chosen on test images.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from retouch.studies.plan import JudgeCost, ProbeKind
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 RIDGE = Linear(kind="ridge", l2=STRENGTHS)
-PROBES: dict[ProbeKind, Linear] = {  # on all labeled images, which are many where ridge regression is needed
+PROBES: dict[ProbeKind, Linear] = {  # on all labeled images; ridge regression is for sets that are large
     "logistic": Linear(),  # the usual linear probe
     "ridge": Linear(kind="ridge", l2=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
 }
 SEARCH = Search(search_images=None)
-WIDEST = 8192  # features: a wider space takes another pooling
+WIDEST = 8192  # features: if there would be more, the next pooling is tried
 
 
 class Judged(NamedTuple):
-    """Validation accuracy by task, and what it took."""
+    """Validation accuracy by task, and its cost."""
 
     accuracy: dict[str, float]
     cost: JudgeCost
@@ -58,14 +59,14 @@ class Tested(NamedTuple):
 class Probing(NamedTuple):
     """The winner on the test images."""
 
-    tested: dict[str, Tested]  # by task, as everybody is tested
-    probed: dict[str, ProbedOnce]  # likewise, by a linear probe on all labeled images; empty without one
-    embeddings: list[Embedding]  # of each label set
-    places: list[int]  # of the embedding of each task
+    tested: dict[str, Tested]  # by task, in the same way as all contestants
+    probed: dict[str, ProbedOnce]  # by task, with a linear probe on all labeled images; empty without one
+    embeddings: list[Embedding]  # one per label set
+    places: list[int]  # of each task's embedding in this list
 
 
 def space_of(encoder: Encoder, poolings: Sequence[str]) -> Space:
-    """All layers under the first pooling that is narrow enough, or else under the last."""
+    """All layers with the first pooling that is narrow enough, or else with the last one."""
     for pooling in poolings:
         try:
             return build_spaces(encoder.layer_shapes, ["all"], [pooling], WIDEST)[0][0]
@@ -99,7 +100,7 @@ class Judge:
         return Judged(accuracy, JudgeCost(width=space.width, extraction=extraction, fitting=fitting))
 
     def test(self, one: Contestant) -> dict[str, Tested]:
-        """Choose a strength and fit on the fitted rows, and predict the test images once: by task."""
+        """Choose a strength and fit on the fitted rows, then predict the test images once; by task."""
         found = {}
         for part, tasks, candidates, test in self._fitted(one):
             images, train = part.images.train.only(part.fitted), candidates.features
@@ -108,12 +109,12 @@ class Judge:
         return found
 
     def probe(self, one: Contestant, kind: ProbeKind | None) -> Probing:
-        """The test, the same by a linear probe on all labeled training images, which is checked, and a map.
+        """The test, a checked linear probe on all labeled training images, and embeddings of the test images.
 
-        All are of the same features, which take most of the time.
+        All three use the same features, which take most of the time.
 
         Args:
-            kind: of the linear probe; None: there is none.
+            kind: of the linear probe; None: without one.
         """
         encoder = one.encoder()
         before = state_digests([encoder])
@@ -142,9 +143,10 @@ class Judge:
         return found
 
     def worth(self, one: Contestant, other: Contestant, draws: LabelEfficiencyConfig) -> dict[str, LabelEfficiency]:
-        """How many labels one contestant saves next to another, by task: both tested again on draws of the fitted rows.
+        """How many labels one contestant saves compared with another, by task.
 
-        In what is returned the first is ``encoder``, and the second ``random_init``.
+        Both are fitted again on draws of the fitted rows. In the result, ``one`` is called ``encoder``, and ``other``
+        ``random_init``.
         """
         rights = [self._right(contestant, draws) for contestant in (one, other)]
         return {
@@ -162,7 +164,7 @@ class Judge:
             yield part, tasks, Candidates(train, [space], self.how.device), test
 
     def _right(self, one: Contestant, how: LabelEfficiencyConfig) -> dict[str, Right]:
-        """Which test images are right, by task, from few labels to all of the fitted rows."""
+        """Which test images are classified correctly, by task, from few labels to all of the fitted rows."""
         found = {}
         for part, tasks, candidates, test in self._fitted(one):
             images, train = part.images.train.only(part.fitted), candidates.features

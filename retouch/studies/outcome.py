@@ -1,4 +1,4 @@
-"""``results.json`` of a study, from what was judged and tested."""
+"""``results.json`` of a study, from its judgments and tests."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def study_report(
     comparisons: tuple[Versus, ...],
     worth: dict[str, LabelEfficiency],
 ) -> StudyReport:
-    """All that a study found.
+    """All results of a study.
 
     Args:
-        plan: with what the clock decided at the end.
+        plan: with the decisions that depended on time.
         comparisons: of the winner with its rivals.
         worth: by task, what the winner's training is worth in labels, where that was measured.
     """
@@ -127,10 +127,10 @@ def _counts(sets: Sequence[LabelSet]) -> dict[str, Counts]:
 
 
 def data_facts(sets: Sequence[LabelSet], *, everything: bool) -> dict[str, DataFacts]:
-    """What is known of the data of each task, and which test images repeat images that a classifier was fitted on.
+    """Facts about the data of each task, including test images that repeat images that a classifier was fitted on.
 
     Args:
-        everything: whether one classifier, the winner's linear probe, was fitted on all labeled images.
+        everything: whether a classifier (the winner's linear probe) was fitted on all labeled images.
     """
     found: dict[str, DataFacts] = {}
     for part, tasks in titled_tasks(sets):
@@ -142,21 +142,21 @@ def data_facts(sets: Sequence[LabelSet], *, everything: bool) -> dict[str, DataF
 
 
 def notes(checks: dict[str, Checks], facts: dict[str, DataFacts], labels: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """What a reader of these numbers has to know."""
+    """What a reader of these numbers must know."""
     found = [f"{task}: {line}" for task, one in checks.items() for line in failed(one)]
     return (*found, *(f"{task}: {line}" for task, one in facts.items() for line in leaks(one, len(labels[task]))))
 
 
 def _unconverged(plan: Plan, probed: Mapping[str, ProbedOnce]) -> list[str]:
-    """Which fits of the winner's linear probe did not converge, by task."""
+    """Fits of the winner's linear probe that did not converge, by task."""
     kind = f"the {plan.probe_kind} probe"
     return [f"{task}: {line}" for task, one in probed.items() for line in unconverged(kind, one.outcome)]
 
 
 def unchecked(contenders: Sequence[Contender]) -> list[str]:
-    """A model that others trained may have seen the test images."""
+    """A warning about each pretrained model, which may have seen the test images."""
     return [
-        f"what {one.name} was trained on is not checked: it may have seen these test images, with their labels"
+        f"{one.name} may have seen these test images, with their labels: what it was trained on is not checked"
         for one in contenders
         if one.kind == "pretrained"
     ]
@@ -167,7 +167,7 @@ def _protocol(parts: Parts, contenders: Sequence[Contender], tested: str) -> str
     trained = "".join(f" for {one.seconds:.0f} s" for one in contenders if one.kind == "scratch")
     return (
         f"frozen encoders, all layers; chosen by cross-validated ridge regression on {images.judged:,} labeled "
-        f"training images; tested by ridge regression on {images.fitted:,}; the network from scratch is trained on the "
-        f"same {images.fitted:,}{trained} and keeps its best step on a held-out tenth; {tested}; differences are "
-        "paired, with Holm's correction for all comparisons of the winner"
+        f"training images; tested by ridge regression fitted on {images.fitted:,}; the network from scratch is trained "
+        f"on the same {images.fitted:,}{trained}, and its best step is chosen on a held-out tenth; {tested}; "
+        "differences are paired, with Holm's correction for all comparisons of the winner"
     )

@@ -16,7 +16,7 @@ from retouch.studies.judge import Judge
 
 @dataclass(frozen=True)
 class Parts:
-    """One study that has begun."""
+    """A study in progress."""
 
     config: StudyConfig
     here: World
@@ -25,4 +25,4 @@ class Parts:
     field: Field
     judge: Judge
     journal: Journal
-    made: Made  # what the results are made with
+    made: Made  # versions, machine and images

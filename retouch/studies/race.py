@@ -1,8 +1,8 @@
-"""The race: successive halving (Jamieson and Talwalkar 2016) of all contestants that learn by gradient.
+"""The race: successive halving (Jamieson and Talwalkar 2016) of all networks.
 
-Each has an ordinary run folder. It trains to the end of a rung, is judged, and goes on if it belongs to the better
-half. Those who leave stay as they are. What is left of the time decides how long the next rungs are, and the learning
-rate's schedule ends with the last of them.
+Each has an ordinary run folder. It trains to the end of a rung, is judged, and goes on if it is in the better half.
+Contestants that leave stay as they are. The time left decides how long the next rungs are, and the learning rate
+schedule ends with the last rung.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger("retouch")
 
 
 def better(judged: Sequence[Judgment], count: int) -> list[str]:
-    """The ``count`` best by mean validation accuracy, best first; ties go to the one that was named first."""
+    """The ``count`` best by mean validation accuracy, best first; ties go to the one that comes first."""
     return [one.name for one in sorted(judged, key=lambda one: -one.mean)[:count]]
 
 
@@ -35,10 +35,10 @@ def judge_once(
     rung: int | None = None,
     began: float | None = None,
 ) -> Judgment:
-    """Judge a contestant, unless that was done.
+    """Judge a contestant, unless it was judged already.
 
     Args:
-        began: when its rung did, by the study's clock.
+        began: when its rung began, by the study's clock.
     """
     known = journal.of(one.name, rung)
     if known is not None:
@@ -68,10 +68,11 @@ def run_race(
     run: Run,
     plan_again: Callable[[Plan], tuple[Plan, float]],
 ) -> Plan | None:
-    """All rungs.
+    """Run all rungs.
 
     Args:
-        plan_again: the plan with an end for the time that is left after a rung, and what the rest of the race may take.
+        plan_again: called after a rung: plans the end for the time that is left, and returns the plan and the seconds
+            for the rest of the race.
 
     Returns:
         The plan as it was carried out; None if a signal stopped training.
@@ -81,8 +82,8 @@ def run_race(
     rungs = len(plan.rungs) if alive else 0
     for number in range(1, rungs + 1):
         log.info(
-            "\nrung %d of %d: %s, each until %.0f s of training",
-            *(number, len(plan.rungs), ", ".join(one.name for one in alive), plan.rungs[number - 1].seconds),
+            "\nrung %d of %d, up to %.0f s of training each: %s",
+            *(number, len(plan.rungs), plan.rungs[number - 1].seconds, ", ".join(one.name for one in alive)),
         )
         judged = []
         for one in alive:
@@ -94,7 +95,7 @@ def run_race(
             break
         stay = better(judged, counts[number])
         gone = [one.name for one in alive if one.name not in stay]
-        rest = f"; {' and '.join(gone)} stay as they are" if gone else ""
+        rest = f"; out: {' and '.join(gone)}" if gone else ""
         log.info("in the next rung: %s%s", " and ".join(stay), rest)
         alive = [one for one in alive if one.name in stay]
         if plan.settled <= number:
@@ -122,12 +123,12 @@ def _train_and_judge(
 def _seen(
     judged: Sequence[Judgment], planned: Mapping[str, Timing], stay: Sequence[str], journal: Journal
 ) -> dict[str, Timing]:
-    """Timings of those who stay, as they were seen in the last rung."""
+    """Timings of the contestants that stay, as measured in the last rung."""
     return {one.name: _timing(one, planned[one.name], journal) for one in judged if one.name in stay}
 
 
 def pace_of(one: Judgment, journal: Journal) -> float:
-    """Seconds of a step of training, as they were seen in the rung of a judgment."""
+    """Seconds per training step, as measured in the rung of a judgment."""
     before = journal.of(one.name, (one.rung or 1) - 1)
     seconds, steps = (0.0, 0) if before is None else (before.seconds, before.steps)
     return max(one.seconds - seconds, 1e-3) / max(1, one.steps - steps)
@@ -137,6 +138,6 @@ def _timing(one: Judgment, planned: Timing, journal: Journal) -> Timing:
     before = journal.of(one.name, (one.rung or 1) - 1)
     seconds = one.seconds - (0.0 if before is None else before.seconds)
     known = planned.model_copy(update={"step": pace_of(one, journal), "judge": one.cost.seconds, "saving": 0.0})
-    if one.took <= seconds:  # a kill cut the rung in two, and what it took is not known
+    if one.took <= seconds:  # the rung was interrupted, so its total time is not known
         return known.model_copy(update={"saving": planned.saving})
     return known.model_copy(update={"saving": max(0.0, one.took - seconds - known.idle)})

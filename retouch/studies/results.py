@@ -16,43 +16,43 @@ from finetune.results import Comparison, Probed, Score
 from finetune.worth import LabelEfficiency
 from retouch.studies.plan import ProbeKind, Sizes
 
-CONTESTANTS = "contestants"  # the folder of their runs in that of the study
+CONTESTANTS = "contestants"  # the folder of their runs, inside the study's
 PLAN = "plan.json"
 Kind = Literal["pixels", "untrained", "simple", "restoring", "pretrained", "scratch"]
 Role = Literal["untrained", "pixels", "simple", "restoring", "pretrained", "scratch"]
 
 
 class Validation(Record):
-    """A contestant as it was at a moment, on labeled training images that its classifier was not fitted on."""
+    """Accuracy of a contestant during the study, on labeled training images that its classifier was not fitted on."""
 
-    rung: int | None  # from 1; None for those who are judged once
+    rung: int | None  # from 1; None for contestants that are judged once
     steps: int  # of its training
     seconds: float  # of its training
     accuracy: dict[str, float]  # by task
 
     @property
     def mean(self) -> float:
-        """Mean accuracy over the tasks: what everything is chosen by."""
+        """Mean accuracy over the tasks, by which all choices are made."""
         return sum(self.accuracy.values()) / len(self.accuracy)
 
 
 class Contender(Record):
-    """A contestant and how it did."""
+    """A contestant and its results."""
 
     name: str
     kind: Kind
     view: View
     twin: str | None = None  # its untrained network
-    validations: tuple[Validation, ...] = ()  # none of the network from scratch, which is validated in another way
+    validations: tuple[Validation, ...] = ()  # empty for the network from scratch, which is validated differently
     planned: int = 0  # steps of its whole training
-    trained: float | None = None  # seconds that the network from scratch was trained; None of all others
-    features: int | None = None  # that are judged; None of the network from scratch (and in older files)
+    trained: float | None = None  # seconds of training of the network from scratch; None for all others
+    features: int | None = None  # that are judged; None for the network from scratch (and in older files)
     test: dict[str, Score]  # by task
     over_twin: dict[str, Comparison] = Field(default_factory=dict)  # by task, on the test images
 
     @property
     def steps(self) -> int:
-        """Training steps it took."""
+        """Training steps taken."""
         return self.validations[-1].steps if self.validations else self.planned
 
     @property
@@ -71,7 +71,7 @@ class Contender(Record):
 class Versus(Record):
     """The winner against another contestant on one task, with Holm's correction for all such comparisons."""
 
-    role: Role  # of the other
+    role: Role  # of the other contestant
     task: str
     one: str
     other: str
@@ -83,13 +83,13 @@ class Versus(Record):
 class Counts(Record):
     """The labeled training images of a task."""
 
-    judged: int  # everything was chosen on these
+    judged: int  # all choices were made on these
     fitted: int  # tested classifiers were fitted on these
     labeled: int  # all
 
 
 class StudyReport(Record):
-    """Everything that a study found."""
+    """All results of a study."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
     stage: Literal["study"] = "study"
@@ -100,15 +100,15 @@ class StudyReport(Record):
     probe: dict[str, Probed] = Field(default_factory=dict)  # linear, of the winner on all labeled images, by task
     probe_kind: ProbeKind = "logistic"
     checks: dict[str, Checks] = Field(default_factory=dict)  # of that probe (empty in older files)
-    notes: tuple[str, ...] = ()  # what a reader of these numbers has to know (empty in older files)
-    # by task, what the winner's training is worth: it is "encoder", and its untrained network "random_init"
+    notes: tuple[str, ...] = ()  # what a reader of these numbers must know (empty in older files)
+    # by task, what training is worth in labels: the winner is "encoder", its untrained network "random_init"
     worth: dict[str, LabelEfficiency] = Field(default_factory=dict)
     budget: float  # seconds
     seconds: float  # taken
     image_size: int
     unlabeled: str  # the images that were learned from
     unlabeled_images: int
-    repeated: int  # images that were not learned from because they repeat a test image
+    repeated: int  # images left out of pretraining because they repeat a test image
     data: dict[str, DataFacts]  # by task
     classes: dict[str, tuple[str, ...]]  # by task
     sizes: Sizes
@@ -123,7 +123,7 @@ class StudyReport(Record):
 
 
 def touched(contenders: Sequence[Contender], probed: bool, worth: Mapping[str, LabelEfficiency]) -> str:
-    """How many classifiers answered the test images, which is what each of their answers has to be read next to.
+    """How many classifiers were tested on the same images, which matters if the best of them is quoted.
 
     Args:
         probed: whether the winner has a linear probe on all labeled images.
@@ -134,11 +134,11 @@ def touched(contenders: Sequence[Contender], probed: bool, worth: Mapping[str, L
     parts = [
         f"{len(contenders):,} contestants",
         *(["the winner's linear probe"] if probed else []),
-        *([f"{drawn:,} on fewer labels for what its training is worth"] if drawn else []),
+        *([f"{drawn:,} fitted on fewer labels, for what its training is worth"] if drawn else []),
     ]
     joined = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
     all_ = len(contenders) + probed + drawn
-    return f"the test images of a task were answered by {all_:,} classifiers, once each: {joined}"
+    return f"each task's test images were used by {all_:,} classifiers, once each: {joined}"
 
 
 def read_results(path: str | Path) -> StudyReport:

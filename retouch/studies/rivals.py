@@ -1,4 +1,4 @@
-"""Whom the winner of a study is compared with, and what is shown of it."""
+"""What the winner of a study is compared with, and with which results."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Answers = dict[str, dict[str, Tensor]]  # predictions, int64 [n] each, by contes
 
 
 def rivals_of(winner: str, field: Field, ranked: Sequence[str]) -> dict[Role, str]:
-    """Whom the winner is compared with, by what they are to it.
+    """The contestants that the winner is compared with, by their role.
 
     Args:
-        ranked: all that were judged, the best on validation first.
+        ranked: all judged contestants, the best on validation first.
     """
     of = {one.name: one for one in field.all}
 
@@ -37,7 +37,7 @@ def rivals_of(winner: str, field: Field, ranked: Sequence[str]) -> dict[Role, st
         "pretrained": best("pretrained"),
     }
     if of[winner].kind == "untrained":
-        del found["untrained"]  # of another network
+        del found["untrained"]  # it is of another network
     return {role: name for role, name in found.items() if name is not None and name != winner}
 
 
@@ -48,8 +48,8 @@ def compared(
 
     Args:
         labels: of the test images, by task.
-        unknown: comparisons that are still to come; until then each is counted as one that shows nothing, so what is
-            shown stays so.
+        unknown: comparisons that are still to come. Each counts as p = 1, so that a difference that is shown now will
+            still be shown then.
     """
     pairs = [
         (role, other, task, compare(said, answers[other][task], labels[task]))
@@ -64,7 +64,7 @@ def compared(
 
 
 def gain_shown(comparisons: Sequence[Versus]) -> bool:
-    """Whether the winner is shown to be better than its untrained network, on one task at least."""
+    """Whether the winner is shown to be better than its untrained network on at least one task."""
     return any(one.role == "untrained" and one.found.difference > 0 and is_shown(one) for one in comparisons)
 
 

@@ -40,7 +40,7 @@ BATCH = 256  # images per pass of a frozen encoder
 
 
 def study(config: StudyConfig, started: float | None = None) -> StudyReport | None:
-    """Answer whether pretraining helps on these images; write ``config.out``.
+    """Find out whether pretraining helps on these images; write ``config.out``.
 
     Args:
         started: when the budget began, by ``time.monotonic``; by default now.
@@ -79,9 +79,8 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
             path = write_report([config.out], config.out / REPORT)
             encoder = config.out / CONTESTANTS / report.winner / ENCODER
             if encoder.is_dir():
-                write_card([config.out], encoder / README)  # in place of pretraining's, which knew no label
-            log.info("done in %.0f s of %.0f s; all of it on one page: %s", parts.journal.clock.taken,
-                     config.seconds, path)  # fmt: skip
+                write_card([config.out], encoder / README)  # replaces that of pretraining, which had no labels
+            log.info("done in %.0f s of %.0f s; report: %s", parts.journal.clock.taken, config.seconds, path)
             parts.journal.save()
             return report
 
@@ -101,13 +100,13 @@ def _given(config: StudyConfig) -> Plan | None:
         missing.add(SCRATCH)
     if found.wider is not None and found.wider.name in map(title_of, config.contestants):
         raise UserError(
-            f"plan: {config.plan} has {found.wider.of} again, as {found.wider.name}, which is a contestant of its own "
-            "here; remove it from contestants, or remove plan"
+            f"plan: {config.plan} learns {found.wider.of} again as {found.wider.name}, but a contestant of this study "
+            "has that name; remove it from contestants, or remove plan"
         )
     if missing:
         raise UserError(
-            f"plan: {config.plan} has the contestants {', '.join(sorted(missing))}, which this study does not have; "
-            "add them to contestants, or remove plan"
+            f"plan: {config.plan} has contestants that this study does not have: {', '.join(sorted(missing))}; add "
+            "them to contestants, or remove plan"
         )
     return found
 
@@ -119,7 +118,7 @@ def _begin(config: StudyConfig, opened: Opened, given: Plan | None, here: World,
     field = line_up(config, images.pool, images.size, here)
     how = Extraction(here.device, resolve_precision("auto", here.device), BATCH, config.labels.workers)
     log.info(
-        "%s images to learn from; %s labeled ones to choose on, %s to fit on, %s to test; %.0f of %.0f s are left",
+        "%s images to learn from; labeled images: %s to choose on, %s to fit on, %s to test; %.0f of %.0f s left",
         *(f"{count:,}" for count in (len(images.pool), images.judged, images.fitted, images.tested)),
         *(journal.clock.left, config.seconds),
     )
@@ -128,7 +127,7 @@ def _begin(config: StudyConfig, opened: Opened, given: Plan | None, here: World,
 
 
 def _images(config: StudyConfig, opened: Opened, saved: Plan | None, here: World) -> StudyImages:
-    """All images, at the size and in the numbers of a plan if there is one."""
+    """All images, with the size and the numbers of a plan if there is one."""
     size = config.image_size
     if saved is not None:
         if size not in (None, saved.image_size):
@@ -144,7 +143,7 @@ def _images(config: StudyConfig, opened: Opened, saved: Plan | None, here: World
 
 def answer(parts: Parts, given: Plan | None) -> StudyReport | None:
     """The study itself; None if a signal stopped training."""
-    for one in parts.field.ready:  # what judging them takes is what judging all others will take
+    for one in parts.field.ready:  # first, because the costs of judging all others are estimated from theirs
         judge_once(one, parts.judge, parts.journal, parts.run)
     saved = given or parts.journal.plan
     timings = measured(parts) if saved is None else {}
@@ -158,7 +157,7 @@ def answer(parts: Parts, given: Plan | None) -> StudyReport | None:
     parts = widened.parts
     left_out = (*simple.left_out, *widened.left_out)
     plan = saved or make_plan(parts, timings, simple.names, widened.wider, left_out)
-    if given is not None:  # it is kept as it is, whatever time it takes
+    if given is not None:  # a given plan is followed, however long it takes
         plan = given.model_copy(update={"settled": len(given.rungs), "scratch_settled": True})
     parts.journal.save_plan(plan)
     raced = run_race(

@@ -1,4 +1,4 @@
-"""The network that is trained on the labels alone, for comparison: the scratch path of fine-tuning."""
+"""The network trained on the labels alone, for comparison: fine-tuning from random weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from retouch.studies.contestants import SCRATCH, Field
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.results import CONTESTANTS
 
-CHECKS = 8  # times that it is validated
+CHECKS = 8  # validations during training
 
 
 def scratch_config(config: StudyConfig, field: Field, size: int, number: int, steps: int) -> FinetuneConfig:
-    """Supervised training from random weights, of the network of the first contestant in the race.
+    """Settings of supervised training from random weights, with the network of the first contestant in the race.
 
     Args:
         number: of the task, from 1.
@@ -69,7 +69,7 @@ def scratch_pace(config: StudyConfig, field: Field, sets: Sequence[LabelSet], si
 def run_scratch(
     config: StudyConfig, field: Field, sets: Sequence[LabelSet], size: int, steps: int
 ) -> dict[str, Tensor] | None:
-    """Train on the labels that all classifiers are fitted on, and predict the test images.
+    """Train on the same labeled images as all tested classifiers, and predict the test images.
 
     Returns:
         Predictions by task, int64 ``[n]`` each; None if a signal stopped training.
@@ -88,7 +88,7 @@ def run_scratch(
 
 
 def scratch_seconds(config: StudyConfig, sets: Sequence[LabelSet]) -> float:
-    """How long the networks from scratch were trained, over all tasks, in seconds."""
+    """Seconds of training of the networks from scratch, over all tasks."""
     count = sum(len(tasks) for _, tasks in titled_tasks(sets))
     found = [read_results(_folder(config, number)) for number in range(1, count + 1)]
     return round(sum(one.tuned.seconds for one in found if isinstance(one, FinetuneResult)), 1)

@@ -13,9 +13,10 @@ from retouch.studies.verdict import is_shown, shown_name
 
 def study_table(report: StudyReport) -> Table:
     """Contestants by test accuracy, at most 100 columns wide."""
-    table = Table(title="Accuracy, %: on validation after each rung, and on the test images", title_justify="left")
+    table = Table(title="Accuracy in %: validation after each rung, and test", title_justify="left")
     several = len(report.classes) > 1
-    for column in ("contestant", "s", "validation", "test, mean of tasks" if several else "test", "winner beats it by"):
+    test = "test, mean of tasks" if several else "test"
+    for column in ("contestant", "time, s", "validation", test, "winner is ahead by"):
         table.add_column(column)
     for one in report.contenders:
         strong = "[bold]" if one.name == report.winner else ""
@@ -30,12 +31,12 @@ def study_table(report: StudyReport) -> Table:
 
 
 def seconds(one: Contender) -> str:
-    """Seconds of training; empty if there was none."""
-    return f"{one.validations[-1].seconds:.0f}" if one.validations and one.validations[-1].seconds else ""
+    """Seconds of training by gradient; empty if there was none."""
+    return f"{one.seconds:.0f}" if one.seconds else ""
 
 
 def gaps(report: StudyReport, other: Contender) -> list[str]:
-    """How far the winner is ahead of another, by task, where they were compared."""
+    """How far the winner is ahead of another contestant on each task, where they were compared."""
     several = len(report.classes) > 1
     return [
         f"{f'{one.task} ' if several else ''}{signed(one.found.difference)} {interval(*one.found.ci95)}"

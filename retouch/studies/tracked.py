@@ -1,4 +1,4 @@
-"""What W&B gets of a study besides numbers: contestants, comparisons, the race, what a gain is worth, confusion."""
+"""What a study sends to W&B besides numbers: contestants, comparisons, the race, what a gain is worth, confusion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from retouch.studies.results import Contender, StudyReport
 
 
 def study_shown(report: StudyReport) -> Iterator[Shown]:
-    """The tables and curves of the report's page."""
+    """The tables and curves of the report."""
     yield Sheet(
         "contestants",
         ("task", "contestant", "kind", "seconds", "val_accuracy", "test_accuracy", "low", "high"),
@@ -44,5 +44,5 @@ def study_shown(report: StudyReport) -> Iterator[Shown]:
 
 
 def _validated(one: Contender, task: str) -> float | None:
-    """Validation accuracy at the end; the network from scratch is validated in another way."""
+    """Final validation accuracy; None for the network from scratch, which is validated differently."""
     return one.validations[-1].accuracy[task] if one.validations else None

@@ -18,13 +18,13 @@ SHOWN_AS = {"pixels": "raw pixels", "scratch": "training from scratch on the lab
 
 
 def detectable(images: int, discordance: float, comparisons: int = 1) -> float:
-    """The smallest difference of two accuracies that a paired test of ``images`` would usually show, as a share.
+    """The smallest difference between two accuracies that a paired test on ``images`` usually detects, as a share.
 
-    With ``discordance``, the share of images that one of the two gets right and the other wrong, McNemar's test at 5%
-    finds it in 80% of all samples: ``(z_α √d + z_β √(d − δ²)) / √n``, with δ² left out (Connor 1987).
+    McNemar's test at 5% detects it in 80% of all samples: ``(z_α √d + z_β √(d − δ²)) / √n``, without δ² (Connor 1987).
 
     Args:
-        comparisons: how many are corrected together; each then has its part of the 5%.
+        discordance: d, the share of images that exactly one of the two classifies correctly.
+        comparisons: how many are corrected together; each gets an equal part of the 5%.
     """
     normal = NormalDist()
     strict = normal.inv_cdf(1 - LEVEL / (2 * comparisons))
@@ -32,21 +32,24 @@ def detectable(images: int, discordance: float, comparisons: int = 1) -> float:
 
 
 def smallest_shown(found: Comparison, images: int, comparisons: int = 1) -> float:
-    """The same for a comparison that was made; two that agree on all images are taken to differ on one."""
+    """The same for a comparison that was made; if both agree on all images, they are assumed to differ on one."""
     return detectable(images, max(1, found.n10 + found.n01) / images, comparisons)
 
 
 def shown_name(name: str, kind: Kind) -> str:
-    """A contestant in words."""
-    return SHOWN_AS.get(kind, name.replace("_", " "))
+    """A contestant in a table: ``raw pixels``, ``untrained, gray``; others have their names in the settings."""
+    return name.replace("_", ", ").replace("rgb", "RGB") if kind == "untrained" else SHOWN_AS.get(kind, name)
 
 
-def _in_words(name: str, role: Role) -> str:
-    return "the untrained network" if role == "untrained" else shown_name(name, role)
+def _in_words(name: str, role: Kind | Role) -> str:
+    """The same in a sentence."""
+    return {"untrained": "the untrained network", "pretrained": f"the pretrained {name}"}.get(
+        role, shown_name(name, role)
+    )
 
 
 class Rivals:
-    """The comparisons of the winner, by what the other is to it."""
+    """The comparisons of the winner, by the role of the other contestant."""
 
     def __init__(self, comparisons: Sequence[Versus]) -> None:
         self.count = len(comparisons)
@@ -55,7 +58,7 @@ class Rivals:
             self.by_role.setdefault(one.role, []).append(one)
 
     def of(self, role: Role) -> list[Versus]:
-        """The comparisons with one of them, on every task."""
+        """The comparisons with this rival, on every task."""
         return self.by_role.get(role, [])
 
 
@@ -65,65 +68,65 @@ def verdict(
     worth: Mapping[str, LabelEfficiency] | None = None,
     contenders: Sequence[Contender] = (),
 ) -> tuple[str, ...]:
-    """The answer, and what else is shown of the winner. A no is an answer as good as a yes.
+    """The answer, and what else is shown about the winner. "No" is as good an answer as "yes".
 
     Args:
         worth: by task, what the winner's training is worth in labels, where that was measured.
-        contenders: all of them: a no says how long the best network was trained.
+        contenders: all contestants: unless the answer is yes, it says how long the best network was trained.
     """
     rivals = Rivals(comparisons)
     first, said = _answer(winner, rivals, worth or {})
-    others = _others({role: some for role, some in rivals.by_role.items() if role not in said})
+    others = _others(winner, {role: some for role, some in rivals.by_role.items() if role not in said})
     return tuple(filter(None, [first, others, "" if first.startswith("Yes") else trained(contenders)]))
 
 
 def trained(contenders: Sequence[Contender]) -> str:
-    """How long the best of the networks was trained, and whether that still helped; empty if none was."""
+    """How long the best network was trained, and whether it was still improving; empty if none was trained."""
     racers = [one for one in contenders if one.kind == "restoring" and one.validations]
     if not racers:
         return ""
     best = max(racers, key=lambda one: (len(one.validations), one.validations[-1].mean))
     last = best.validations[-1]
-    length = f"{shown_name(best.name, best.kind)} was trained for {last.seconds:.0f} s, which is {last.steps:,} steps"
+    length = f"{best.name} was trained for {last.seconds:.0f} s ({last.steps:,} steps)"
     if len(best.validations) < 2:
-        return f"{length}: more time may change this."
+        return f"{length}; more time may change this."
     before = best.validations[-2]
-    change = f"from {number(before.mean)} to {number(last.mean)}% in its last {last.seconds - before.seconds:.0f} s"
+    change = f"from {number(before.mean)} to {number(last.mean)}% in the last {last.seconds - before.seconds:.0f} s"
     if last.mean > before.mean:
-        return f"{length}, and its validation accuracy still rose, {change}: more time may change this."
-    return f"{length}; its validation accuracy no longer rose, {change}."
+        return f"{length}, and its validation accuracy was still rising, {change}: more time may change this."
+    return f"{length}; its validation accuracy was no longer rising: {change}."
 
 
 def _answer(winner: Contender, rivals: Rivals, worth: Mapping[str, LabelEfficiency]) -> tuple[str, set[Role]]:
-    """The first sentence, and the comparisons that it speaks of."""
-    better: tuple[Role, ...] = ("pretrained", "scratch")  # somebody else's work, or the labels alone
+    """The first sentence, and the roles whose comparisons it covers."""
+    better: tuple[Role, ...] = ("pretrained", "scratch")  # a model of others, or the labels alone
     better = (*better, "simple", "pixels") if winner.kind == "restoring" else better
     for role in better:
         others = rivals.of(role)
         if _all(others, "worse"):
-            return f"No: {_take(role, others[0].other)}, {_by(others)} better than {winner.name}.", {role}
+            return f"No: {_subject(role, others[0].other)} {_beats(role)} {winner.name} by {_by(others)}.", {role}
     if winner.kind == "restoring":
         return _over_untrained(winner.name, rivals, worth), {"untrained"}
-    taken, others = _take(winner.kind, winner.name), rivals.of("restoring")
-    if not others:
-        return f"Nothing was trained by restoring images: {taken}.", set()
+    best, others = _subject(winner.kind, winner.name), rivals.of("restoring")
     if _all(others, "better"):
-        return f"No: {taken}, {_by(others)} better than {others[0].other}.", {"restoring"}
+        return f"No: {best} {_beats(winner.kind)} {others[0].other} by {_by(others)}.", {"restoring"}
+    best = f"{best} {'are' if winner.kind == 'pixels' else 'is'} best on validation"
+    if not others:
+        return f"No network was trained to restore images: {best}.", set()
     return (
-        f"No gain shown: {taken}; {others[0].other} was not shown to differ from it ({_by(others)} apart), and "
-        f"{_limit(others, rivals.count)}.",
+        f"No gain shown: {best}; on the test images, no difference from {others[0].other} is shown ({_by(others)}), "
+        f"and {_limit(others, rivals.count)}.",
         {"restoring"},
     )
 
 
-def _take(kind: Kind | Role, name: str) -> str:
-    """What to use in place of a network that restores images."""
-    return {
-        "pretrained": f"take {name}'s features",
-        "scratch": "train on the labels from scratch",
-        "pixels": "take the pixels as they are",
-        "untrained": "take the untrained network",
-    }.get(kind, f"take {name}, which trains no network")
+def _subject(kind: Kind | Role, name: str) -> str:
+    """What to use instead of a network that restores images, as the subject of a sentence."""
+    return f"{name}, which trains no network," if kind == "simple" else _in_words(name, kind)
+
+
+def _beats(kind: Kind | Role) -> str:
+    return "beat" if kind == "pixels" else "beats"
 
 
 def _over_untrained(name: str, rivals: Rivals, worth: Mapping[str, LabelEfficiency]) -> str:
@@ -142,42 +145,45 @@ def _over_untrained(name: str, rivals: Rivals, worth: Mapping[str, LabelEfficien
         case "worse":
             return f"No: {name} is worse than the untrained network, by {points(one.found)}."
     limit = _limit(found, rivals.count)
-    return f"No difference shown: {name} and the untrained network are {points(one.found)} apart, and {limit}."
+    return f"No difference shown: {name} and the untrained network differ by {points(one.found)}, and {limit}."
 
 
 def saved(found: LabelEfficiency) -> str:
-    """``on 570 labels that is worth about 430 more [300, 620]``: of the most labels whose worth is known."""
+    """``with 570 labels, that is worth about 430 more [300, 620]``: for the most labels whose worth is known."""
     [worth] = found.worth.values()
     all_ = found.curves["encoder"][-1].labels
     one = next((one for one in reversed(worth) if one.equals is not None and one.equals > one.labels), None)
     if one is None or one.equals is None:
         first = worth[0]
-        ahead = f"with {first.labels:,} labels it is ahead of that network with all {all_:,}"
+        ahead = f"with {first.labels:,} labels, it is ahead of that network with all {all_:,}"
         return ahead if first.equals is None else "what that is worth in labels is not known"
 
     def more(labels: int | None) -> str:
-        """None: more than the baseline's curve has."""
+        """``labels``: None if more than the baseline's curve has."""
         beyond = "more than " if labels is None else ""
         return f"{beyond}{two_digits(max(0, (all_ if labels is None else labels) - one.labels)):,}"
 
     low, high = one.ci95
-    return f"on {one.labels:,} labels that is worth about {more(one.equals)} more [{more(low)}, {more(high)}]"
+    return f"with {one.labels:,} labels, that is worth about {more(one.equals)} more [{more(low)}, {more(high)}]"
 
 
 def _limit(rivals: Sequence[Versus], count: int) -> str:
-    """What the test images could not tell; ``count``: of all comparisons, which are corrected together."""
+    """The smallest difference that the test images can show; ``count``: all comparisons, corrected together."""
     images, least = min((one.images, smallest_shown(one.found, one.images, count)) for one in rivals)
-    among = f" where {count} comparisons are made" if count > 1 else ""
-    said = f"{images:,} test images cannot tell differences below {number(least)} points{among}"
+    among = f" in {count} comparisons" if count > 1 else ""
+    said = f"{images:,} test images cannot show differences below {number(least)} points{among}"
     alone = [one for one in rivals if not is_shown(one) and not one.found.ci95[0] <= 0 <= one.found.ci95[1]]
     if not alone:
         return said
     [p, adjusted] = [p_text(value) for value in (alone[0].found.p_value, alone[0].adjusted_p)]
-    return f"{said}: alone it would have {p}, and corrected for all of them it has {adjusted}"
+    return f"{said} ({p} alone, {adjusted} after correction)"
 
 
-def _others(by_role: dict[Role, list[Versus]]) -> str:
-    """What is shown of the winner next to all others: ``It beats ... Not shown to beat ...``."""
+def _others(winner: Contender, by_role: dict[Role, list[Versus]]) -> str:
+    """The winner compared with all others: ``colorize beats ... It is not shown to beat ...``.
+
+    The winner is named, since the sentence before may be about another contestant.
+    """
     said: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
     for role, rivals in by_role.items():
         for shown in said:
@@ -186,12 +192,16 @@ def _others(by_role: dict[Role, list[Versus]]) -> str:
                 on = f" on {listed([one.task for one in some])}" if len(some) < len(rivals) else ""
                 by = f" by {_by(some)}" if shown != "open" else ""
                 said[shown].append(f"{_in_words(some[0].other, role)}{on}{by}")
+    name = _in_words(winner.name, winner.kind)
+    name = name if name == winner.name else f"{name[:1].upper()}{name[1:]}"
+    is_, it = ("are", "They") if winner.kind == "pixels" else ("is", "It")
     parts = [
-        f"It beats {listed(said['better'])}." if said["better"] else "",
-        f"It is worse than {listed(said['worse'])}." if said["worse"] else "",
-        f"Not shown to beat {listed(said['open'], 'or')}." if said["open"] else "",
+        f"{_beats(winner.kind)} {listed(said['better'])}." if said["better"] else "",
+        f"{is_} worse than {listed(said['worse'])}." if said["worse"] else "",
+        f"{is_} not shown to beat {listed(said['open'], 'or')}." if said["open"] else "",
     ]
-    return " ".join(filter(None, parts))
+    subjects = (name, it, it)
+    return " ".join(map(" ".join, zip(subjects, filter(None, parts), strict=False)))
 
 
 def _all(rivals: Sequence[Versus], shown: str) -> bool:
@@ -207,12 +217,12 @@ def _shown(one: Versus) -> str:
 
 
 def is_shown(one: Versus) -> bool:
-    """Whether the difference is shown, either way."""
+    """Whether the difference is shown, in either direction."""
     return _shown(one) != "open"
 
 
 def _by(rivals: Sequence[Versus]) -> str:
-    """``3.0 points [1.2, 4.8]``; of several tasks, the smallest and the largest."""
+    """``3.0 points [1.2, 4.8]``; for several tasks, the smallest and the largest."""
     ranked = sorted(rivals, key=lambda one: abs(one.found.difference))
     if len(ranked) == 1:
         return points(ranked[0].found)

@@ -1,8 +1,8 @@
-"""The dictionary that leads is learned again, with as many atoms as the time and the memory allow.
+"""If a dictionary leads, it is learned again with as many atoms as time and memory allow.
 
-What a network gains from longer training, a dictionary gains from more atoms. So if the best so far is a dictionary, a
-wider one competes as well. It is chosen before the race is planned, and takes nothing of what the networks keep; where
-no network competes, it may take most of the time.
+A network improves with longer training, a dictionary with more atoms. So if the best contestant so far is a dictionary,
+a wider one competes as well. It is chosen before the race is planned, and takes none of the time that is reserved for
+networks; if no network competes, it may take most of the time.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from retouch.studies.race import better, judge_once
 
 log = logging.getLogger("retouch")
 
-MEASURED = 3  # dictionaries whose real steps are timed, at most
+MEASURED = 3  # the most dictionaries whose steps are timed
 
 
 class Widened(NamedTuple):
-    """The study with the wider dictionary among its contestants, if there is one, and a line about what is left out."""
+    """The study with the wider dictionary as a contestant, if there is one, and a line about one that was left out."""
 
     parts: Parts
     wider: Wider | None
@@ -43,10 +43,10 @@ class Widened(NamedTuple):
 
 
 def widen(parts: Parts, saved: Plan | None, kept: float) -> Widened | None:
-    """Learn a wider dictionary and judge it: that of the plan, or the best that fits. None: a signal came.
+    """Learn and judge a wider dictionary: the one of the plan, or the best that fits; None if a signal stopped it.
 
     Args:
-        kept: seconds that the networks keep.
+        kept: seconds reserved for the networks.
     """
     journal = parts.journal
     chosen = journal.memory.wider if saved is None else saved.wider
@@ -65,14 +65,14 @@ def widen(parts: Parts, saved: Plan | None, kept: float) -> Widened | None:
         log.info("%s %s with %s atoms", chosen.of, why, f"{chosen.atoms:,}")
         if not one.fit():
             return None
-        journal.save()  # the time that it took
+        journal.save()  # records the time taken
     judge_once(one, parts.judge, journal, parts.run, steps=one.steps)
     field = replace(parts.field, simple=(*parts.field.simple, one))
     return Widened(replace(parts, field=field), chosen, chosen.left_out)
 
 
 def choose(parts: Parts, kept: float) -> tuple[Wider | None, tuple[str, ...]]:
-    """The best wider dictionary that fits, if a dictionary leads; and a line about the last one that does not fit."""
+    """The best wider dictionary that fits, if a dictionary leads; and a line about the next better one."""
     [leader] = better(parts.journal.memory.judgments, 1)
     base, cost = parts.field.named(leader), parts.journal.last(leader).cost
     learned = dictionary_of(base)
@@ -84,7 +84,7 @@ def choose(parts: Parts, kept: float) -> tuple[Wider | None, tuple[str, ...]]:
         one = widened(base, wider)
         if one.features <= cost.width or wider.name in taken:
             continue
-        # whoever is too slow at the pace of fewer atoms is not measured: measuring takes time, too
+        # timing takes time too, so do not time one that is too slow even if its speed scales with the number of atoms
         image = cost.extraction / parts.images.judged * wider.atoms / learned.network.atoms
         reason = _too_much(parts, one, cost, Speed(0.0, 0.0, image), kept)
         if not reason:
@@ -102,11 +102,13 @@ def _narrow(parts: Parts, chosen: Wider) -> Contestant:
     """The contestant with fewer atoms.
 
     Raises:
-        UserError: another study planned it, and here it was left out.
+        UserError: the plan is from another study, and this contestant was left out here.
     """
     if all(one.name != chosen.of for one in parts.field.all):
         reasons = [line for line in parts.field.left_out if line.startswith(f"{chosen.of}:")]
-        raise UserError(f"plan: it has {chosen.of} with more atoms, which cannot compete here; remove plan", *reasons)
+        raise UserError(
+            f"plan: it learns {chosen.of} with more atoms, but {chosen.of} cannot compete here; remove plan", *reasons
+        )
     return parts.field.named(chosen.of)
 
 
@@ -114,8 +116,8 @@ def _too_much(parts: Parts, one: Wide, narrow: JudgeCost, speed: Speed, kept: fl
     """Why a wider dictionary does not fit; empty if it does.
 
     Args:
-        narrow: what it took to judge the one with fewer atoms.
-        kept: seconds that the networks keep.
+        narrow: the cost of judging the one with fewer atoms.
+        kept: seconds reserved for the networks.
     """
     images, purse = parts.images, Purse(time_left(parts), kept, alone=not kept)
     counts = {"strengths": len(STRENGTHS), "few": FEW_IMAGES}
@@ -124,11 +126,11 @@ def _too_much(parts: Parts, one: Wide, narrow: JudgeCost, speed: Speed, kept: fl
     needed = learning + cost.seconds + testing_seconds(parts, cost)
     most = purse.room(planning.WIDER_SHARE)
     if needed > most:
-        return f"takes about {needed:.0f} s, and a wider dictionary may take {most:.0f} s"
+        return f"needs about {needed:.0f} s, but a wider dictionary may take only {most:.0f} s"
     memory, room = bytes_needed(parts, images.fitted, one.features), free_memory(parts)
     if memory > room:
-        return f"takes about {readable_size(memory)}, and may take {readable_size(room)} of memory"
+        return f"needs about {readable_size(memory)} of memory, but may take only {readable_size(room)}"
     rest = Purse(planning.CAREFUL * (purse.left - needed), planning.CAREFUL * kept, alone=not kept)
     if planned_probe(parts, [narrow], purse) is not None and planned_probe(parts, [cost], rest) is None:
-        return "a linear probe of it on all labeled images takes too much"
+        return "a linear probe of it on all labeled images would need too much time or memory"
     return ""

@@ -163,8 +163,8 @@ def test_images_of_pretraining_that_cannot_be_opened_are_no_error(
     assert facts.near_duplicates is not None
     assert facts.not_compared["in_pretraining"].startswith(why)
     said = limits(read_facts([tmp_path / "out"]))
-    [line] = [one for one in said if "is not wholly known" in one]
-    assert line.startswith("Whether images of pretraining repeat test images of ")
+    [line] = [one for one in said if "is not fully known" in one]
+    assert line.startswith("It is not fully known whether pretraining images repeat test images of ")
     assert why in line
     older = facts.model_dump(mode="json")
     del older["not_compared"], older["near_duplicates"]["compared"], older["near_duplicates"]["of"]
@@ -196,7 +196,7 @@ def test_images_that_all_look_alike_are_not_mistaken_for_images_that_do_not_repe
     facts = probed(tmp_path / "out", encoder_of(tmp_path, str(data / "pool")), data).results[0].data
     assert (facts.near_duplicates, facts.in_pretraining) == (None, None)
     assert facts.not_compared == dict.fromkeys(("near_duplicates", "in_pretraining"), ALIKE)
-    said = [one for one in limits(read_facts([tmp_path / "out"])) if "is not wholly known" in one]
+    said = [one for one in limits(read_facts([tmp_path / "out"])) if "is not fully known" in one]
     assert len(said) == 2
 
 

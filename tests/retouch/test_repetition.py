@@ -227,7 +227,7 @@ def test_answers_to_the_same_images_decide_what_an_interval_over_images_would_le
 def test_pretraining_alone_has_no_interval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = changed(run, tmp_path / "other", ruler__psnr=lambda value: value + 1e-9)
     assert main(["repeat", str(other)]) == 1
-    assert "one with seeds=5 has" in capsys.readouterr().out
+    assert "pretraining with seeds=5 has" in capsys.readouterr().out
 
 
 def test_what_is_not_compared_is_the_clock_the_machine_and_the_original_sizes(run: Path) -> None:
@@ -291,7 +291,7 @@ def test_results_of_an_older_version_say_so(run: Path, tmp_path: Path) -> None:
     found = repeat(changed(run, tmp_path / "old", made=None))
     assert found is not None
     assert found.verdict == "identical"
-    assert "an older Retouch wrote it" in found.changed[0]
+    assert "an older version of Retouch wrote it" in found.changed[0]
 
 
 def test_what_cannot_be_repeated_is_refused_with_what_would_work(
@@ -309,7 +309,7 @@ def test_what_cannot_be_repeated_is_refused_with_what_would_work(
     wanted = {
         part: f"repeat the study: {study}",
         folder("features", "embed"): "retouch embed",
-        folder("found", "search"): "retouch search leaves images that were found, but no numbers to compare",
+        folder("found", "search"): "retouch search writes images that were found, but no numbers to compare",
         folder("unfinished", "pretrain"): "has not finished",
         tmp_path / "nothing": "not a run",
     }

@@ -369,8 +369,8 @@ def test_both_commands_take_a_run_and_settings(
     assert "data: required, but not given: which pictures" in capsys.readouterr().err
     texts = {run.stage: run.result for run in retouch.runs(tmp_path / "runs")}
     assert texts["restore"].startswith("4 pictures, PSNR ")
-    assert texts["strange"].startswith("4 pictures, the strangest by ")
-    with pytest.raises(UserError, match="retouch restore leaves pictures, and no results to report"):
+    assert texts["strange"].startswith("4 pictures, largest surprise ")
+    with pytest.raises(UserError, match="retouch restore writes pictures, not results to report"):
         find_runs([tmp_path / "runs" / "restore-1"])
     configs: list[type[StageConfig]] = [RestoreConfig, StrangeConfig]
     for one, config in zip(RESTORING, configs, strict=True):

@@ -153,7 +153,9 @@ def test_the_code_in_the_card_restores_and_fills_holes_where_the_run_does(run: P
 @pytest.mark.parametrize("run", ["denoise"], indirect=True)
 def test_a_decoder_without_its_encoder_is_not_put_on_the_hub(run: Path, tmp_path: Path) -> None:
     (run / "encoder").rename(tmp_path / "encoder")
-    with pytest.raises(UserError, match="is a decoder without the encoder/ of its run beside it; use format=onnx or"):
+    with pytest.raises(
+        UserError, match="is a decoder, and the encoder/ of its run is not next to it; use format=onnx or"
+    ):
         retouch.export(run / "decoder", *settings(tmp_path / "out", "hub"))
 
 
@@ -176,7 +178,7 @@ def test_holes_are_filled_whatever_color_they_have_and_the_check_has_holes(run: 
 @pytest.mark.parametrize("run", ["tokens"], indirect=True)
 def test_a_network_that_sees_visible_patches_alone_has_no_graph(run: Path, tmp_path: Path) -> None:
     for form in ("torch", "onnx"):
-        with pytest.raises(UserError, match=r"its encoder sees the patches without a hole alone.*use format=hub$"):
+        with pytest.raises(UserError, match=r"its encoder sees only patches without holes.*use format=hub$"):
             retouch.export(run, *settings(tmp_path / "out", form))
     assert not (tmp_path / "out").exists()
 

@@ -181,7 +181,7 @@ def test_a_probe_gives_the_classifier_that_it_keeps(encoder: Path, tmp_path: Pat
     found = torch.export.load(tmp_path / "out" / "model.pt2").module()(shown)
     expected = (applied(shown) / applied.temperature).softmax(1)
     torch.testing.assert_close(found["probabilities"], expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match=r"it is the classifier of a probe, .*; use format=onnx or format=torch or"):
+    with pytest.raises(UserError, match=r"it is a probe's classifier, .*; use format=onnx or format=torch or"):
         retouch.export(tmp_path / "probe", *settings(tmp_path / "other", "timm"))
 
 
@@ -230,7 +230,7 @@ def test_the_command_says_in_one_line_what_it_wrote(
     assert said.startswith(
         f"{tmp_path / 'a'}: README.md, config.json, export.json, model.safetensors (features); on 4 "
     )
-    assert "the largest difference from torch is features 0.0e+00 (of " in said
+    assert "the largest difference from torch is features 0.0e+00 (RMS " in said
     assert said.count("\n") == 1
     assert main(["export", f"run={encoder}", f"to={tmp_path / 'b'}", "format=hub", "check=4"]) == 0
     assert main(["export", str(encoder), "format=onx"]) == 2

@@ -287,7 +287,7 @@ def test_the_login_is_checked_before_anything_is_written(
             "push: your access token may not write to me/mine; create one that may on the Hub's page"
         )
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert "push: the Hub cannot say who is logged in: Invalid user token." in refused(*to)
+    assert "push: cannot ask the Hub who is logged in: Invalid user token." in refused(*to)
     monkeypatch.delenv("HF_TOKEN")
     assert refused(*to) == "push: you are not logged in to the Hub; run `hf auth login` once, or set HF_TOKEN"
     monkeypatch.setenv("HF_TOKEN", TOKEN)

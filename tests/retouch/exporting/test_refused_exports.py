@@ -48,7 +48,7 @@ def test_an_export_that_computes_something_else_is_not_written(
 
     monkeypatch.setattr(formats.TorchProgram, "opened", wrong)
     with pytest.raises(
-        UserError, match=r"differs from the network in torch: features by up to \S+ \(of \S+\) on 8 images"
+        UserError, match=r"differs from the network in torch: features by up to \S+ \(RMS \S+\) on 8 images"
     ):
         retouch.export(encoder, *settings(tmp_path / "out", "torch", "overwrite=true"))
     assert (tmp_path / "out" / "model.pt2").read_bytes() == before
@@ -147,6 +147,6 @@ def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         retouch.export("run", "to=out", "format=onnx", "push=me", "license=My own")
     said = str(raised.value)
-    assert "license, push: for the Hub only; set format=hub, or remove license, push" in said
-    assert "push: 'me' is not of the form USER/NAME" in said
+    assert "license, push: only for the Hub; set format=hub, or remove license, push" in said
+    assert "push: 'me' does not have the form USER/NAME" in said
     assert "license: 'My own' is not an identifier of the Hub" in said

@@ -228,7 +228,7 @@ def test_names_are_texts(here: Path, browser: Browser) -> None:
 
 @needs_chromium
 def test_clicks_and_keys_label_images_and_a_class_comes_first(made: Made) -> None:
-    assert made.before == "Name a class first."
+    assert made.before == "Add a class first."
     assert sorted(made.labels) == [-1] * 16 + [0] * 4 + [1] * 4
     assert made.focus == 1
     assert made.elements == 0  # no name became an element
@@ -307,7 +307,7 @@ def test_images_that_are_no_files_are_refused_and_nothing_of_the_users_is_replac
 ) -> None:
     (tmp_path / "mine.html").write_text("mine")
     assert main(["label", f"encoder={here}/encoder", "data=shapes", "-o", f"{tmp_path}/a.html"]) == 2
-    assert "labels.csv names files; give a folder of images" in capsys.readouterr().err
+    assert "not separate files, which labels.csv needs; give a folder of images" in capsys.readouterr().err
     assert main(["label", f"encoder={here}/none", "data=nowhere", "-o", f"{tmp_path}/a.html"]) == 2
     said = capsys.readouterr().err
     assert "none" in said

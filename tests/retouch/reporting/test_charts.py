@@ -70,7 +70,7 @@ def test_curves_over_labels_keep_to_their_frame_and_bars_are_intervals() -> None
     assert sorted(one.text or "" for one in names) == ["encoder", "from scratch*", "raw pixels", "untrained"]
     assert labels_rules([LABELS]) == [LABELS_RULE]
     [_, mark] = labels_rules([marked])
-    assert mark.startswith("* Measured once with each number of labels: training it from scratch.")
+    assert mark.startswith("* Measured once for each number of labels: training it from scratch.")
     assert min(b - a for a, b in itertools.pairwise(heights)) > 12
 
 

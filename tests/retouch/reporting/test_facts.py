@@ -37,7 +37,7 @@ def test_a_folder_of_runs_stands_for_the_finished_ones_in_the_order_in_which_the
     assert [run.origin.name for run in facts.pretraining] == ["b", "a"]
     assert [left.removeprefix(f"{tmp_path}/all/") for left in facts.left_out] == [
         "c has not finished",
-        "d is a run of retouch embed, which leaves no results",
+        "d is a run of retouch embed, which writes no results to report",
     ]
 
 
@@ -56,8 +56,8 @@ def test_all_three_stages_are_read_in_both_schema_versions(tmp_path: Path) -> No
         (lambda folder: folder.write_text("x"), "this is a file"),
         (lambda folder: folder.mkdir(), "neither a run nor a folder of finished runs"),
         (lambda folder: start(folder, "probe", "seed: 0\n"), "this run of retouch probe has not finished"),
-        (lambda folder: start(folder, "embed", "seed: 0\n"), "retouch embed leaves features"),
-        (lambda folder: start(folder, "predict", "seed: 0\n"), "retouch predict leaves predictions"),
+        (lambda folder: start(folder, "embed", "seed: 0\n"), "retouch embed writes features"),
+        (lambda folder: start(folder, "predict", "seed: 0\n"), "retouch predict writes predictions"),
     ],
 )
 def test_what_is_no_finished_run_is_refused(make: object, said: str, tmp_path: Path) -> None:

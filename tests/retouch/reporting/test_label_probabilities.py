@@ -34,10 +34,10 @@ def test_the_page_says_how_far_the_probabilities_of_labels_can_be_trusted(tmp_pa
     planted(tmp_path / "probe-0", 2.0)
     page = html(read_facts([tmp_path]))
     for said in (
-        "tags: linear probe of denoise: 38.3% probable on average, 30.0% there; mean distance from the line 8.3 points",
-        "100 cases, 85.0% probable on average: 60.0% there",
-        "100 cases, 25.0% probable on average: 25.0% there",
-        "100 cases, 5.0% probable on average: 5.0% there",
+        "tags: linear probe of denoise: mean probability 38.3%, present 30.0%; mean distance from the line 8.3 points",
+        "100 cases: mean probability 85.0%, present in 60.0%",
+        "100 cases: mean probability 25.0%, present in 25.0%",
+        "100 cases: mean probability 5.0%, present in 5.0%",
     ):
         assert said in page
     assert page.count("mean distance from the line") == 1

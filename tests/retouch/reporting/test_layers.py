@@ -49,7 +49,7 @@ def test_accuracies_of_fits_on_few_images_are_marked_and_finalists_have_their_la
     assert [one.text for one in inside(layer_chart(found)).iter("text") if one.text][-2:] == ["66.0", "70.0"]
     assert "50.0°" in layer_chart(found)
     [part] = [part for part in page_parts(facts) if part.anchor == "layers"]
-    assert "° of fits on 90 images" in f"{part.blocks[-1]}"
+    assert "° fitted on 90 images" in f"{part.blocks[-1]}"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_accuracies_of_fits_on_few_images_are_marked_and_finalists_have_their_la
         # the standard error of 70% on 600 images is 1.9 points
         (
             (0.5, 0.7, 0.69),
-            "the best single layer, 1, is at most one standard error above the last: 70.0% and 69.0%",
+            "the best single layer, 1, is within one standard error of the last: 70.0% and 69.0%",
         ),
     ],
 )
@@ -74,7 +74,7 @@ def test_it_is_said_whether_the_last_layer_is_the_best(accuracies: tuple[float, 
 def test_layers_are_compared_among_fits_on_equally_many_images() -> None:
     spaces = (space("0", 0.65, fitted_on=90), space("1", 0.64, fitted_on=90), space("1", 0.75), space("0+1", 0.8))
     [said] = depth_sentences(facts_of(searched(*spaces)))
-    assert "fitted on 90 images: the best single layer, 0, is at most" in said
+    assert "fitted on 90 images: the best single layer, 0, is within" in said
     assert "65.0% and 64.0%." in said
 
 

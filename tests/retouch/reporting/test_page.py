@@ -97,7 +97,7 @@ def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
     ):
         assert fact in data
     assert "smallest class, test images 100" in data
-    assert "same as a training image, test images 7" in data
+    assert "exact copies in training, test images 7" in data
     assert "seen in pretraining not known" in data
 
 
@@ -109,7 +109,7 @@ def test_what_the_images_were_before_is_said_where_it_is_known(tmp_path: Path) -
     run = write_probe(tmp_path / "p", (result.model_copy(update={"data": known}), predictions))
     said = Page(html(read_facts([run]))).said
     assert "unreadable, in training 1,234 unreadable, in test 5" in said
-    assert "smallest, median, largest 20 × 16, 500 × 375, 4,000 × 3,000of 256 looked at" in said
+    assert "smallest, median, largest 20 × 16, 500 × 375, 4,000 × 3,000of 256 sampled" in said
     pretraining = write_pretraining(tmp_path / "q")
     assert "unreadable" not in Page(html(read_facts([pretraining]))).said
     tree = json.loads((pretraining / "results.json").read_text())
@@ -213,10 +213,10 @@ def test_errors_are_shown_with_their_images_if_these_are_still_there(
     folder = write_probe(tmp_path / "p", (result.model_copy(update={"data": data}), found), config=config)
 
     images = [attributes["alt"] for tag, attributes in Page(html(read_facts([folder]))).tags if tag == "img"]
-    assert images == ["dog, taken for owl, 63% sure"]
+    assert images == ["dog, classified as owl with 63% confidence"]
     moved = replace(found, paths=tuple(f"elsewhere/{row}" for row in range(12)))
     other = write_probe(tmp_path / "q", (result.model_copy(update={"data": data}), moved), config=config)
-    assert "they are no longer where the run saw them" in Page(html(read_facts([other]))).said
+    assert "they are no longer where the run found them" in Page(html(read_facts([other]))).said
 
     for file in files:
         file.unlink()
@@ -232,8 +232,8 @@ def test_the_surest_errors_of_a_pair_come_first_and_it_is_said_how_sure_it_was(t
     old = replace(predictions, confidences={})
     assert confused_rows(old, "encoder.linear", pair)[:3] == [0, 3, 6]
     said = Page(html(read_facts([write_probe(tmp_path / "p", found)]))).said
-    assert "those with the highest confidence come first" in said
-    assert "65.0% sure on average, 0.0% right; expected calibration error 65.0 points (" in said
+    assert "most confident errors, the most confident first" in said
+    assert "mean confidence 65.0%, accuracy 0.0%; expected calibration error 65.0 points (" in said
     said = Page(html(read_facts([write_probe(tmp_path / "old", (found[0], old))]))).said
     assert "confidence" not in said[said.index("Errors") :]
 

@@ -95,11 +95,11 @@ def test_the_page_has_one_map_of_the_task_that_neighbors_agree_on_and_neighbors_
     said = Page(page).said
     assert said.count("test images as denoise sees them") == 1
     assert "animal: test images as denoise sees them" in said  # clusters do not depend on even and odd
-    assert "Underlined: of the same class of animal" in said
-    assert "8 of 8 of the same class" in said
+    assert "Solid line below: the same class of animal. Dotted line: another class." in said
+    assert "8 of 8 in the same class" in said
     assert "The images themselves are not shown" in said
-    agree = "% of all these images have a nearest neighbor of their own class; of neighbors drawn at random, "
-    assert f"animal: 100.0{agree}32.6% would be." in said
+    agree = "% of all these images; a neighbor drawn at random would have it for "
+    assert f"animal: the nearest neighbor has the same class for 100.0{agree}32.6%." in said
     assert said.count(agree) == 2  # of both tasks
     assert EVIL in said
     for chart in page.split("<svg")[1:]:

@@ -98,9 +98,9 @@ def test_leaks_random_labels_few_images_and_an_uneven_test_set_are_said_of_a_pro
     found = limits(facts)
     assert said(found, "10 of 40 test images are also training images")
     assert said(found, "10 of 40 test images repeat images of pretraining")
-    assert said(found, "40 test images: the interval of an accuracy is up to 14.8 points either way.")
+    assert said(found, "40 test images: the interval of an accuracy extends up to 14.8 points to either side.")
     assert said(found, "8 test images of c1, the smallest class: ")
-    assert said(found, "always answering the most frequent class would be right on 80.0%")
+    assert said(found, "always answering the most frequent class would be right for 80.0% of the images")
     assert said(found, "is not shown to be better than always answering the most frequent class.")
     assert said(found, "choices were made on 40 training images")
     assert said(found, "saw gray only")
@@ -112,7 +112,7 @@ def test_leaks_random_labels_few_images_and_an_uneven_test_set_are_said_of_a_pro
     data = page[page.index("Labeled") :]
     assert "Test images that were seen before" in data
     assert f"{tmp_path}/pool" in data
-    assert "The 10 most alike of 20 pairs; all are in duplicates.csv." in data
+    assert "The 10 most similar of 20 pairs; duplicates.csv has all." in data
 
 
 def test_the_same_is_said_of_a_fine_tuned_network(tmp_path: Path, encoder: Path) -> None:
@@ -121,14 +121,14 @@ def test_the_same_is_said_of_a_fine_tuned_network(tmp_path: Path, encoder: Path)
     facts = read_facts([tuned(tmp_path, encoder)])
     found = limits(facts)
     assert said(found, "10 of 40 test images are also training images")
-    assert said(found, "always answering the most frequent class would be right on 80.0%")
+    assert said(found, "always answering the most frequent class would be right for 80.0% of the images")
     assert said(found, "full is not shown to be better than always answering the most frequent class.")
     assert said(found, "choices were made on 4 training images")
     assert said(found, "was best on validation at its last step, 2")
     assert said(found, "full was not compared with training from scratch or a linear probe of the frozen encoder.")
     assert said(found, "Each network was trained once.")
-    assert said(chosen(facts), "Of each trained network, the training step was chosen on training images alone")
-    assert said(chosen(facts), "1 classifier answered the 40 images of", "once each")
+    assert said(chosen(facts), "The best step of each trained network was chosen on training images alone")
+    assert said(chosen(facts), "1 classifier used the 40 test images of", "once each")
     assert "Test images that were seen before" in Page(html(facts)).said
 
 

@@ -68,7 +68,7 @@ def test_the_page_has_cells_of_mean_and_deviation(groups: list[Path]) -> None:
     page = Page(html(read_facts(groups)))
     assert "seeds" in page.sections
     assert "81.0 ± 1.0 (3 seeds)" in page.said
-    assert "each seed pretrained its own encoder" in page.said
+    assert "one encoder per seed, with the same probe" in page.said
     assert "27.1 ± 0" in page.said  # PSNR of pretraining
 
 

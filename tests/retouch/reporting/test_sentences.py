@@ -144,8 +144,8 @@ def test_a_verdict_is_two_sentences_with_the_difference_as_it_was_measured() -> 
     assert len(said) == 2
     assert said[0].startswith("Yes: denoise beats the untrained network on animal by 30.0 points [")
     assert said[0].endswith(
-        "(McNemar p < 0.001). Measured by linear probes, which are linear classifiers on the frozen features, of 1 "
-        "encoder on 1 task, on 300 test images of folder:animals-test; each encoder was trained once."
+        "(McNemar p < 0.001). Measured with linear probes (linear classifiers on the frozen features) of 1 encoder on "
+        "1 task, on 300 test images of folder:animals-test; each encoder was trained once."
     )
     assert said[1].startswith("The linear probe's accuracy is 80.0% [")
     assert said[1].endswith("on animal, where the most frequent class alone gives 33.3%.")
@@ -222,8 +222,8 @@ def test_what_restoring_means_is_said_next_to_trivial_restorers_and_what_is_wron
 def test_every_answer_to_the_test_set_is_counted() -> None:
     [said] = [text for text in chosen(facts_of(probe_result(damage=["gray", "holes"]))) if "once each" in text]
     assert said == (
-        "6 classifiers, 4 of them of baselines, answered the 300 images of folder:animals-test once each, and damaged "
-        "copies 2 times without being fitted again; nothing was chosen by their answers."
+        "6 classifiers (4 of baselines) used the 300 test images of folder:animals-test once each, and damaged copies "
+        "of them 2 times, without being fitted again; no choice was based on them."
     )
     assert "5-fold cross-validation" in chosen(facts_of(probe_result()))[0]
 
@@ -238,7 +238,7 @@ def tried(*k: int) -> Facts:
 
 def test_terms_are_explained_where_choices_are_shown_and_only_those_that_are_there() -> None:
     said = " ".join(choice_terms(facts_of(probe_result())))
-    for term in ("Layers are", "avg is", "l2 is", "k-NN answers", "End of those tried"):
+    for term in ("Layers are", "avg is", "l2 is", "k-NN answers", "End of the grid"):
         assert term in said
     assert "prior" not in said
     assert choice_terms(Facts()) == []
@@ -246,15 +246,15 @@ def test_terms_are_explained_where_choices_are_shown_and_only_those_that_are_the
 
 LIMITS = [
     (tried(100, 20), "k-NN tried only 20 and 100 neighbors (knn.k), and chose the fewest or the most for denoise on"),
-    (facts_of(probe_result(n=51)), "51 test images: the interval of an accuracy is up to 13.2 points either way."),
+    (facts_of(probe_result(n=51)), "51 test images: the interval of an accuracy extends up to 13.2 points"),
     (
         facts_of(probe_result(n=51)),
-        "animal: 17 test images per class: the interval of its accuracy is up to 21.4 points either way.",
+        "animal: 17 test images per class: the interval of a class's accuracy extends up to 21.4 points to either",
     ),
     (facts_of(probe_result(train="shapes:train:10")), "The images of shapes are drawn by a program"),
     (encoders(denoise=0.8), "Each encoder was trained once."),
-    (encoders(denoise=0.8), "The labeled images that classifiers learned from are one draw:"),
-    (encoders(denoise=0.8, mask=0.7), "2 encoders answered the same test images"),
+    (encoders(denoise=0.8), "The labeled images that classifiers learned from are one random draw."),
+    (encoders(denoise=0.8, mask=0.7), "2 encoders were tested on the same images"),
     (facts_of(probe_result(), left_out=["runs/x has not finished"]), "Left out: runs/x has not finished."),
     (facts_of(probe_result(), notes=["the grid ends"]), "The grid ends."),
 ]
@@ -274,8 +274,8 @@ def test_how_much_another_draw_would_change_is_said_where_draws_were_measured() 
     result, predictions = probe_result()
     measured = facts_of((result.model_copy(update={"label_efficiency": LABELS}), predictions))
     [said] = [text for text in limits(measured) if text.startswith("The labeled images that classifiers learned from")]
-    found = "on animal, the accuracy of denoise with draws of 60 labels deviates by 7.1 points."
-    assert said.endswith(f"Draws of fewer show how much: {found}")
+    found = "on animal, the accuracy of denoise over draws of 60 labels has a standard deviation of 7.1 points."
+    assert said.endswith(f"Draws of fewer labels show how much: {found}")
 
 
 @pytest.mark.parametrize("k", [(), (20,), (10, 20, 100)])
@@ -300,7 +300,7 @@ def uneven_facts() -> Facts:
 
 def test_an_uneven_test_set_is_said() -> None:
     said = limits(uneven_facts())
-    assert "animal: always answering the most frequent class would be right on 90.0%." in said
+    assert "animal: always answering the most frequent class would be right for 90.0% of the images." in said
     assert [text for text in said if text.startswith("animal: 15 test images of dog, the smallest class: ")]
 
 

@@ -22,7 +22,7 @@ from tests.retouch.reporting.runs import write_pretraining
     [
         (Denoise(corruption=Gaussian(sigma=0.2)), "Gaussian noise (standard deviation 0.2; black is 0 and white is 1)"),
         # the logarithm of the deviation is normal: e^-1.9 is 0.15, e^-3.1 is 0.045 and e^-0.7 is 0.5
-        (Denoise(), "median standard deviation 0.15, and between 0.045 and 0.5 for two of three images"),
+        (Denoise(), "median standard deviation 0.15, and between 0.045 and 0.5 for two thirds of the images"),
         (Denoise(corruption=SaltPepper(amount=(0.1, 0.4))), "black and white pixels (10 to 40% of all)"),
         (Denoise(corruption=Blur(sigma=(2, 2))), "blur (a Gaussian of 2 px)"),
         (Denoise(corruption=Jpeg()), "JPEG compression (quality 5 to 50 of 100)"),

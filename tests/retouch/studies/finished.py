@@ -76,7 +76,7 @@ def write_study(folder: Path) -> Path:
         if name != "colorize"
     )
     report = StudyReport(
-        verdict=("Yes: colorize beats the untrained network.", "Not shown to beat mask."),
+        verdict=("Yes: colorize beats the untrained network.", "colorize is not shown to beat mask."),
         winner="colorize",
         contenders=tuple(contender(name, kind, right) for name, (kind, right) in RIGHT.items()),
         comparisons=versus,

@@ -28,24 +28,24 @@ def refused(values: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"budget": "20x"}, "budget: must be a length of time, such as 90s, 20m or 1h"),
+        ({"budget": "20x"}, "budget: must be a length of time above zero, such as 90s, 20m or 1h"),
         ({"labels": None}, "labels:"),
         ({"contestants": []}, "contestants:"),
         (
             {"contestants": ["pca", "pca"]},
             "there are two contestants named pca; give each a name of its own",
         ),
-        ({"contestants": ["pixels"]}, "contestants: pixels always compete; remove them here"),
+        ({"contestants": ["pixels"]}, "contestants: remove pixels: raw pixels and untrained networks always compete"),
         ({"contestants": ["denois"]}, "no recipe 'denois'; did you mean denoise"),
         (
             {"contestants": ["tca"]},
-            "tca learns from two views or sources, and a study has one; leave it out",
+            "tca learns from two views or sources, but a study has one; remove it",
         ),
-        ({"pretrained": "resnet18"}, "pretrained: string should match pattern"),
+        ({"pretrained": "resnet18"}, "pretrained: must be the name of a timm model, such as timm/resnet18"),
         ({"pretrained": "timm/resnet99999"}, "pretrained: timm has no model 'resnet99999'"),
         ({"test": "x"}, "test: a test set belongs to its labels: use labels.test"),
         ({"more_labels": [{"train": "shapes"}]}, "there are several label sets, so say which images to learn from"),
-        ({"labels": {"train": "shapes", "image_size": 16}}, "a study has one size for all images: use image_size"),
+        ({"labels": {"train": "shapes", "image_size": 16}}, "one size for all images; set image_size instead"),
         ({"plan": "nowhere.json"}, "plan: no such file: nowhere.json; give the plan.json of a study"),
         ({"resume": True, "overwrite": True}, "resume=true and overwrite=true exclude each other"),
         ({"data": {"source": "nowhere"}}, "no such file or folder"),
@@ -72,7 +72,7 @@ def test_a_contestant_that_starts_from_trained_weights_is_refused(tmp_path: Path
     """It would be called untrained before its first step."""
     (tmp_path / "on.yaml").write_text(f"steps: 10\nencoder: {start}\n")
     said = refused(settings(tmp_path, "run", contestants=[str(tmp_path / "on.yaml")]))
-    assert "starts from trained weights, and a study compares with the same network untrained" in said
+    assert "starts from trained weights, but a study compares each network with the same network untrained" in said
 
 
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
 def test_a_plan_with_other_contestants_is_refused(tmp_path: Path) -> None:
     said = refused(settings(tmp_path, "run", contestants=["denoise"]))
     assert (
-        "has the contestants colorize_tiny, denoise_tiny, mask_tiny, pca, scratch, which this study does not have"
+        "has contestants that this study does not have: colorize_tiny, denoise_tiny, mask_tiny, pca, scratch; add them"
         in said
     )
 
@@ -124,4 +124,4 @@ def test_images_of_two_ranges_are_warned_of(tmp_path: Path, caplog: pytest.LogCa
     values = {"data": data, "labels": {"train": str(tmp_path / "labeled"), "workers": 0}, "out": str(tmp_path / "out")}
     load(config := stage_config(StudyConfig, values), open_images(config), 16)
     assert "pool has values 0 to 4095 (12 bits), but" in caplog.text
-    assert "has values 0 to 1023 (10 bits): the same value is a different gray; set data.levels and" in caplog.text
+    assert "has values 0 to 1023 (10 bits), so the same value is a different gray in each; set data" in caplog.text

@@ -45,13 +45,14 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert "training" in page.sections
     said = page.said
     assert "Does pretraining help on these images?" in said
-    assert "Yes: colorize beats the untrained network. Not shown to beat mask." in said
-    assert "1,234 images of 16 px to learn from without labels. It took 1180 of 1200 seconds." in said
-    assert "7 images that repeat a test image were not learned from." in said
+    assert "Yes: colorize beats the untrained network. colorize is not shown to beat mask." in said
+    assert "Methods learned without labels from 1,234 images of 16 px." in said
+    assert "The study took 1,180 s; its budget was 1,200 s." in said
+    assert "Left out of pretraining: 7 images that repeat test images." in said
     assert "Left out: mixed: needs at least 90 s." in said
     assert "3 of 300 test images are also training images" in said
     assert "training from scratch on the labels" in said
-    assert "animal: test accuracy of colorize (encoder) and its untrained network by ridge regression" in said
+    assert "animal: test accuracy in %, by ridge regression, of colorize (encoder) and its untrained network" in said
     assert "<img src=x" not in html(facts)
 
 
@@ -64,15 +65,15 @@ def test_the_page_of_a_study_has_all_its_parts(study: Path) -> None:
     page = Page(html(read_facts([study])))
     assert page.sections == SECTIONS
     said = page.said
-    assert "colorize was chosen among 5 contestants by cross-validated ridge regression on 100 labeled training" in said
+    assert "colorize was chosen from 5 contestants by cross-validated ridge regression on 100 labeled training" in said
     # five contestants, of which one is a baseline, and two networks again with 50 and 200 labels
-    assert "9 classifiers, 3 of them of baselines, answered the 300 images of folder:tests once each" in said
+    assert "9 classifiers (3 of baselines) used the 300 test images of folder:tests once each" in said
     assert "animal: colorize, the winner of study" in said
     assert "animal: test images as colorize sees them" in said
-    assert "300 test images: the interval of an accuracy is up to 5.6 points either way." in said
+    assert "300 test images: the interval of an accuracy extends up to 5.6 points to either side." in said
     assert "animal: 100 test images per class" in said
     assert "Each contestant of a study was trained once." in said
-    assert "animal: choices were made on 100 training images, on which an accuracy is known to" in said
+    assert "animal: choices were made on 100 training images, where an accuracy is known only to within" in said
     assert "Labeled" in said
 
 
@@ -86,7 +87,7 @@ def test_an_uneven_study_whose_winner_only_guesses_says_so(study: Path) -> None:
     report = run.report.model_copy(update={"contenders": contenders})
     facts = replace(read_facts([study]), studies=(replace(run, report=report),))
     said = limits(facts)
-    assert "animal: always answering the most frequent class would be right on 80.0%." in said
+    assert "animal: always answering the most frequent class would be right for 80.0% of the images." in said
     assert "animal: colorize is not shown to be better than always answering the most frequent class." in said
 
 
@@ -95,7 +96,7 @@ def test_a_study_and_a_probe_on_the_same_test_images_are_counted_together(study:
     same = result.model_copy(update={"data": result.data.model_copy(update={"test": "folder:tests"})})
     probe = write_probe(tmp_path / "probe", (same, predictions))
     [said] = touched(read_facts([study, probe]))
-    assert said.startswith("15 classifiers, 7 of them of baselines, answered the 300 images of folder:tests once each")
+    assert said.startswith("15 classifiers (7 of baselines) used the 300 test images of folder:tests once each")
 
 
 def test_a_folder_of_runs_may_hold_a_study(study: Path) -> None:

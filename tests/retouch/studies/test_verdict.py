@@ -51,8 +51,8 @@ def test_a_gain_that_is_shown_is_a_yes() -> None:
     rivals: Rivals = {"untrained": ("untrained", 0.6), "pixels": ("pixels", 0.5), "restoring": ("mask", 0.795)}
     said = told("restoring", 0.80, rivals)
     assert said.startswith("Yes: colorize beats the untrained network by 20.0 points [")
-    assert "It beats raw pixels by 30.0 points [" in said
-    assert said.endswith("Not shown to beat mask.")
+    assert "colorize beats raw pixels by 30.0 points [" in said
+    assert said.endswith("It is not shown to beat mask.")
 
 
 def hits(*shares: float) -> dict[int, torch.Tensor]:
@@ -67,7 +67,7 @@ def hits(*shares: float) -> dict[int, torch.Tensor]:
 def test_a_gain_is_worth_the_labels_that_the_untrained_network_needs_more() -> None:
     """With 200 labels the encoder is right on 60%, which the untrained network is with 800; with 400 it is never."""
     found = label_efficiency({"encoder": hits(0.5, 0.6, 0.7, 0.8), "random_init": hits(0.3, 0.4, 0.5, 0.6)})
-    assert saved(found).startswith("on 200 labels that is worth about 600 more [")
+    assert saved(found).startswith("with 200 labels, that is worth about 600 more [")
     rivals: Rivals = {"untrained": ("untrained", 0.6)}
     mine, theirs = answers_of(LABELS, 0.8, 4), answers_of(LABELS, 0.6, 4)
     winner = Contender(name="colorize", kind="restoring", view="rgb", test={"animal": score(mine, LABELS, 4)})
@@ -105,18 +105,18 @@ def test_an_interval_that_goes_beyond_the_curve_says_so() -> None:
     found = LabelEfficiency(
         protocol="", curves={"encoder": curve, "random_init": curve}, worth={"random_init": (worth,)}
     )
-    assert saved(found) == "on 200 labels that is worth about 600 more [more than 600, more than 600]"
+    assert saved(found) == "with 200 labels, that is worth about 600 more [more than 600, more than 600]"
 
 
 def test_a_gain_that_no_labels_reach_is_said_so() -> None:
     found = label_efficiency({"encoder": hits(0.7, 0.8, 0.9, 0.95), "random_init": hits(0.3, 0.4, 0.5, 0.6)})
-    assert saved(found) == "with 100 labels it is ahead of that network with all 800"
+    assert saved(found) == "with 100 labels, it is ahead of that network with all 800"
 
 
 def test_no_difference_is_shown_and_what_could_not_be_seen() -> None:
     said = told("restoring", 0.61, {"untrained": ("untrained", 0.60)})
-    assert said.startswith("No difference shown: colorize and the untrained network are 1.0 points [")
-    assert "400 test images cannot tell differences below 1.4 points" in said  # 4 of 400 images differ
+    assert said.startswith("No difference shown: colorize and the untrained network differ by 1.0 points [")
+    assert "400 test images cannot show differences below 1.4 points" in said  # 4 of 400 images differ
 
 
 def test_training_may_make_features_worse() -> None:
@@ -127,33 +127,36 @@ def test_training_may_make_features_worse() -> None:
 def test_a_better_model_that_others_trained_is_a_no() -> None:
     rivals: Rivals = {"untrained": ("untrained", 0.5), "restoring": ("colorize", 0.67)}
     said = told("pretrained", 0.70, rivals)
-    assert said.startswith("No: take resnet18's features, 3.0 points [")
-    assert "better than colorize." in said
+    assert said.startswith("No: the pretrained resnet18 beats colorize by 3.0 points [")
     # on validation it was second, and the test shows that it is better
     said = told("restoring", 0.70, {"untrained": ("untrained", 0.5), "pretrained": ("resnet18", 0.8)})
-    assert said.startswith("No: take resnet18's features, 10.0 points [")
-    assert "It beats the untrained network by 20.0 points" in said
+    assert said.startswith("No: the pretrained resnet18 beats colorize by 10.0 points [")
+    # the rest is about the winner
+    assert "colorize beats the untrained network by 20.0 points" in said
 
 
 def test_a_better_network_from_scratch_is_a_no() -> None:
     said = told("restoring", 0.60, {"untrained": ("untrained", 0.5), "scratch": ("scratch", 0.75)})
-    assert said.startswith("No: train on the labels from scratch, 15.0 points [")
+    assert said.startswith("No: training from scratch on the labels beats colorize by 15.0 points [")
 
 
 def test_a_simple_method_that_is_better_or_as_good_is_a_no() -> None:
     said = told("simple", 0.70, {"restoring": ("colorize", 0.60)})
-    assert said.startswith("No: take kmeans, which trains no network, 10.0 points [")
+    assert said.startswith("No: kmeans, which trains no network, beats colorize by 10.0 points [")
     said = told("simple", 0.70, {"restoring": ("colorize", 0.695)})
-    assert said.startswith("No gain shown: take kmeans, which trains no network; colorize was not shown to differ")
-    assert "400 test images cannot tell differences below" in said
+    assert said.startswith(
+        "No gain shown: kmeans, which trains no network, is best on validation; on the test images, no difference from "
+        "colorize is shown (0.5 points ["
+    )
+    assert "400 test images cannot show differences below" in said
 
 
 def test_a_simple_method_that_beats_the_network_chosen_on_validation_is_a_no() -> None:
     said = told("restoring", 0.60, {"untrained": ("untrained", 0.5), "simple": ("kmeans", 0.70)})
-    assert said.startswith("No: take kmeans, which trains no network, 10.0 points [")
-    assert "better than colorize. It beats the untrained network by 10.0 points" in said
+    assert said.startswith("No: kmeans, which trains no network, beats colorize by 10.0 points [")
+    assert "colorize beats the untrained network by 10.0 points" in said
     said = told("restoring", 0.60, {"untrained": ("untrained", 0.5), "pixels": ("pixels", 0.70)})
-    assert said.startswith("No: take the pixels as they are, 10.0 points [")
+    assert said.startswith("No: raw pixels beat colorize by 10.0 points [")
 
 
 def raced(*accuracies: float) -> Contender:
@@ -170,20 +173,22 @@ def test_a_no_says_how_long_the_best_network_was_trained_and_whether_it_was_stil
     rivals: Rivals = {"restoring": ("mask", 0.6)}
     rising = told("simple", 0.7, rivals, contenders=(raced(0.455, 0.473), raced(0.5)))
     assert rising.endswith(
-        "mask was trained for 40 s, which is 200 steps, and its validation accuracy still rose, from 45.5 to 47.3% in "
-        "its last 30 s: more time may change this."
+        "mask was trained for 40 s (200 steps), and its validation accuracy was still rising, from 45.5 to 47.3% in "
+        "the last 30 s: more time may change this."
     )
     flat = told("simple", 0.7, rivals, contenders=(raced(0.455, 0.455),))
-    assert flat.endswith("200 steps; its validation accuracy no longer rose, from 45.5 to 45.5% in its last 30 s.")
+    assert flat.endswith(
+        "(200 steps); its validation accuracy was no longer rising: from 45.5 to 45.5% in the last 30 s."
+    )
     once = told("simple", 0.7, rivals, contenders=(raced(0.455),))
-    assert once.endswith("mask was trained for 10 s, which is 100 steps: more time may change this.")
+    assert once.endswith("mask was trained for 10 s (100 steps); more time may change this.")
     assert "trained for" not in told("restoring", 0.7, {"untrained": ("u", 0.5)}, contenders=(raced(0.4, 0.5),))
     assert "trained for" in told("restoring", 0.7, {"untrained": ("u", 0.7)}, contenders=(raced(0.4, 0.5),))
 
 
 def test_without_a_trained_network_the_best_of_the_rest_is_named() -> None:
     said = told("simple", 0.70, {"pixels": ("pixels", 0.5)})
-    assert said.startswith("Nothing was trained by restoring images: take kmeans")
+    assert said.startswith("No network was trained to restore images: kmeans, which trains no network, is best")
 
 
 def test_several_tasks_are_answered_together() -> None:
@@ -200,9 +205,9 @@ def test_one_chance_finding_of_many_comparisons_is_not_shown() -> None:
     said = told("restoring", 0.60, many)
     assert said.startswith("No difference shown")
     # the interval excludes zero, and the limit is not below the difference: both are said
-    assert "are 1.5 points [" in said
-    assert "400 test images cannot tell differences below 2.1 points where 6 comparisons are made" in said
-    assert "alone it would have p = 0.031, and corrected for all of them it has p = 0.19" in said
+    assert "differ by 1.5 points [" in said
+    assert "400 test images cannot show differences below 2.1 points in 6 comparisons" in said
+    assert "(p = 0.031 alone, p = 0.19 after correction)" in said
 
 
 def test_the_limit_of_a_difference_that_is_not_shown_is_never_below_it() -> None:

@@ -110,7 +110,7 @@ def test_the_best_that_fits_is_taken(
 def test_what_does_not_fit_is_left_out_unmeasured_and_said(tmp_path: Path, measured: list[str]) -> None:
     chosen, [line] = wider.choose(parts(tmp_path, left=150.0), 10.0)
     assert (chosen, measured) == (None, [])
-    assert line.startswith("kmeans_800 with 7,200 features: takes about ")
+    assert line.startswith("kmeans_800 with 7,200 features: needs about ")
     assert line.endswith(" s")
     assert wider.choose(parts(tmp_path, left=-5.0), 10.0)[0] is None
 
@@ -121,7 +121,7 @@ def test_whoever_turns_out_slower_than_the_pace_of_fewer_atoms_is_left_out(
     monkeypatch.setattr(Wide, "speed", lambda one: Speed(4.0, 10.0, 1e-3))  # 1,000 s to learn
     chosen, [line] = wider.choose(parts(tmp_path, left=1100.0), 100.0)
     assert chosen is None
-    seconds = float(line.partition("takes about ")[2].partition(" s")[0])
+    seconds = float(line.partition("needs about ")[2].partition(" s")[0])
     assert seconds > 1000
 
 
@@ -133,7 +133,7 @@ def test_the_memory_that_is_free_bounds_the_width(
         study = parts(tmp_path, left=20_000.0)
         chosen, [line] = wider.choose(study, 10.0)
         assert (widened(study.field.named("kmeans"), chosen).features if chosen else 0) == width
-    assert "and may take 717 MiB of memory" in line
+    assert " of memory, but may take only 717 MiB" in line
 
 
 def test_the_winner_gets_the_usual_probe_or_a_faster_one_or_none(
@@ -163,7 +163,7 @@ def test_a_planned_dictionary_that_cannot_be_learned_here_is_said(tmp_path: Path
     study = parts(tmp_path, left=1000.0)
     study.field = Field((), (), (), ("kmeans: patches of 40 px do not fit",))
     plan = SimpleNamespace(wider=Wider(of="kmeans", atoms=800, grid=2))
-    with pytest.raises(UserError, match="kmeans with more atoms, which cannot compete here") as refused:
+    with pytest.raises(UserError, match="kmeans with more atoms, but kmeans cannot compete here") as refused:
         wider.widen(study, plan, 0.0)  # type: ignore[arg-type]
     assert "patches of 40 px" in str(refused.value)
 
@@ -174,7 +174,7 @@ def test_only_a_dictionary_that_leads_is_learned_again(tmp_path: Path, measured:
 
 
 def test_a_plan_whose_dictionary_is_none_here_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="pixels with more atoms, which is not a dictionary of patches here"):
+    with pytest.raises(UserError, match="pixels with more atoms, but pixels is no dictionary of patches here"):
         widened(RawPixels("pixels", 32), Wider(of="pixels", atoms=16, grid=2))
 
 
