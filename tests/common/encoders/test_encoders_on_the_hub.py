@@ -16,7 +16,7 @@ import torch
 import retouch
 from common.encoders import Classifier
 from common.encoders.export import export_classifier, export_encoder
-from common.encoders.hub import forget_revisions
+from common.encoders.hub import forget_revisions, hub_folder
 from common.encoders.load import encoder_sha256, load_classifier, load_encoder, random_twin, read_encoder_card
 from common.encoders.provenance import Provenance
 from common.errors import UserError
@@ -61,7 +61,7 @@ def test_only_the_files_that_are_read_are_downloaded(hub: Hub, encoder: Path, tm
     assert load_encoder("hf:me/mine").view == "rgb"
     got = [found[1] for one in hub.asked if (found := re.search(r"/me/mine/resolve/[^/]+/(.+)", one)) is not None]
     assert set(got) == read
-    folder = reading.hub_folder("hf:me/mine")
+    folder = hub_folder("hf:me/mine")
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == read
 
 

@@ -30,7 +30,7 @@ def test_the_page_says_how_far_the_probabilities_of_labels_can_be_trusted(tmp_pa
     sure = Calibration(temperature=2.0, fitted_on=500, error_before=0.2, error_after=0.1)
     results = [label_result().model_copy(update={"calibration": sure}), label_result(pretext="mask")]
     facts = report_on(tmp_path, *results)
-    assert "mean distance from the line" not in html(facts)
+    assert "How probable the same probes called the labels" not in html(facts)
     planted(tmp_path / "probe-0", 2.0)
     page = html(read_facts([tmp_path]))
     for said in (
@@ -40,9 +40,12 @@ def test_the_page_says_how_far_the_probabilities_of_labels_can_be_trusted(tmp_pa
         "100 cases: mean probability 5.0%, present in 5.0%",
     ):
         assert said in page
-    assert page.count("mean distance from the line") == 1
-    planted(tmp_path / "probe-1", 2.0)  # without a temperature, its probabilities are not calibrated
+    assert page.count("mean distance from the line 8.3") == 1
+    # of the better of two: without a temperature, its probabilities are not calibrated
     best = results[1].subjects["encoder"]
     better = best.model_copy(update={"choice": best.choice.model_copy(update={"val_accuracy": 0.8})})
-    facts = report_on(tmp_path, results[0], results[1].model_copy(update={"subjects": {"encoder": better}}))
-    assert "mean distance from the line" not in html(facts)
+    other = tmp_path / "other"
+    report_on(other, results[0], results[1].model_copy(update={"subjects": {"encoder": better}}))
+    for run in ("probe-0", "probe-1"):
+        planted(other / run, 2.0)
+    assert "How probable the same probes called the labels" not in html(read_facts([other]))
