@@ -18,6 +18,16 @@ from common.errors import UserError
 LONGEST_NAME = 255  # bytes of a name, on nearly all file systems
 
 
+def in_full(path: str | Path) -> Path:
+    """A path with the home folder in place of ``~``.
+
+    A name that only begins so, such as ``~backup``, is itself: a user may be called ``backup`` without anybody's
+    knowing. So is ``~`` where there is no home folder, for which ``Path.expanduser`` raises an error.
+    """
+    begins = os.fspath(path).split(os.sep, 1)[0] == "~"
+    return Path(os.path.expanduser(path) if begins else path)  # noqa: PTH111
+
+
 def is_too_long(path: Path) -> bool:
     """Whether a path, or a name in it, is too long for the file system."""
     try:
@@ -35,6 +45,10 @@ def check_place(folder: Path, key: str) -> None:
     """
     if "\0" in str(folder):
         raise UserError(f"{key}: no path has a zero byte in it: {str(folder)!r}; remove it")
+    if folder.parts[:1] == ("~",):
+        raise UserError(
+            f"{key}: there is no home folder here (HOME is not set), so {folder} is nowhere; write it in full"
+        )
     if is_too_long(folder):
         raise UserError(f"{key}: {str(folder)[:60]}...: longer than this file system takes; choose a shorter {key}")
     if folder.exists() and not folder.is_dir():

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.errors import UserError, check_all
-from common.files import is_marked, write_text
+from common.files import in_full, is_marked, write_text
 from common.machine.versions import signature
 from retouch.reporting.facts import Facts
 from retouch.reporting.parts import page_parts
@@ -50,7 +50,7 @@ def report(folders: Sequence[str | Path], out: str | Path) -> Report:
     Raises:
         UserError: with every problem: a folder that is not a finished run, or an ``out`` that holds something else.
     """
-    out = Path(out)
+    out = in_full(out)
     facts, _ = check_all(lambda: read_facts(folders), lambda: check_out(out))
     try:
         write_text(out, html(facts))

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from common.config import MANY, Config
+from common.config import MANY, Config, HomePath
 from common.data.images import Cache
 from common.data.levels import LevelsSetting
 from common.machine.cores import usable_cores
@@ -92,7 +92,7 @@ class StudyConfig(StageConfig):
     and scratch: the network trained on the labels alone. A dictionary of patches that leads is learned again, wider."""
     pretrained: str | None = Field(default=None, pattern="^timm/.+")
     """A timm model with its own weights, as timm/resnet18, that competes as well."""
-    plan: Path | None = None
+    plan: HomePath | None = None
     """The plan.json of another study, whose rung lengths in steps are taken as they are, whatever time they take."""
 
     @property

@@ -11,9 +11,20 @@ import pytest
 from common.config import Config
 from common.encoders.card import read_json
 from common.errors import UserError
-from common.files import leftover, new_folder, remove_folder, replacing, stream_at, write_json, write_text
+from common.files import in_full, leftover, new_folder, remove_folder, replacing, stream_at, write_json, write_text
 from common.settings import read_yaml
 from retouch.studies.journal import read_plan
+
+
+def test_the_home_folder_may_be_written_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert in_full("~/a/b") == Path("/home/me/a/b")
+    assert in_full("~") == Path("/home/me")
+
+
+@pytest.mark.parametrize("name", ["~backup", "~nobody-here/a", "a/~/b", ".~lock", "runs/~a"])
+def test_a_name_that_only_looks_like_a_home_folder_is_itself(name: str) -> None:
+    assert in_full(name) == Path(name)
 
 
 def test_a_file_is_replaced_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
