@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -229,7 +230,7 @@ class Journal:
         text = self.path.read_text(encoding="utf-8") if run.resumed and self.path.is_file() else ""
         # not splitlines(): a path may hold one of the other characters that end lines
         lines = [line for line in text.split("\n") if line]
-        begun = json.loads(lines[0]) if lines else head
+        begun = _begun(lines[0]) if lines else head
         if changed := [what for what, now in head.items() if begun.get(what) != now]:
             raise UserError(
                 f"out: {run.folder} was begun before these changed: {', '.join(changed)}; use overwrite=true to start "
@@ -252,6 +253,15 @@ class Journal:
         self.done[name] = picture
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{_line(picture)}\n")
+
+
+def _begun(line: str) -> dict[str, Any]:
+    """What a journal was begun with, as its first line says; empty if the line is damaged."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _line(picture: RestoredPicture) -> str:
