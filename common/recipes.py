@@ -109,7 +109,7 @@ def find_recipe(name: str, stage: str | None = None) -> Recipe:
     if len(found) > 1:
         raise UserError(f"recipe {name!r} is ambiguous: choose {' or '.join(full_names(found))}")
     if not found:
-        if stage is not None and Path(name).is_dir():
+        if stage is not None and name and Path(name).is_dir():
             raise _folder(name, stage)
         raise UserError(f"no recipe {name!r}{_hint(name, known)}; {_choices(stage)}")
     return found[0]
