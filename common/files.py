@@ -16,6 +16,8 @@ from typing import Any
 from common.errors import UserError
 
 LONGEST_NAME = 255  # bytes of a name, on nearly all file systems
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # not a drive, which has one letter
+ELSEWHERE = "this is an address, but files are written to this machine only: give a path here, and copy them afterwards"
 
 
 def in_full(path: str | Path) -> Path:
@@ -24,8 +26,8 @@ def in_full(path: str | Path) -> Path:
     A name that only begins so, such as ``~backup``, is itself: a user may be called ``backup`` without anybody's
     knowing. So is ``~`` where there is no home folder, for which ``Path.expanduser`` raises an error.
     """
-    begins = os.fspath(path).split(os.sep, 1)[0] == "~"
-    return Path(os.path.expanduser(path) if begins else path)  # noqa: PTH111
+    path = Path(path)
+    return Path(os.path.expanduser(path)) if path.parts[:1] == ("~",) else path  # noqa: PTH111
 
 
 def is_too_long(path: Path) -> bool:
@@ -35,6 +37,12 @@ def is_too_long(path: Path) -> bool:
     except OSError as error:
         return error.errno == errno.ENAMETOOLONG
     return False
+
+
+def is_address(path: Path) -> bool:
+    """Whether it is meant for a server, as ``s3://bucket/run``: it would become a folder ``s3:`` of this machine."""
+    scheme = path.parts[0] if path.parts else ""
+    return ADDRESS.fullmatch(scheme) is not None and not Path(scheme).exists()
 
 
 def check_place(folder: Path, key: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
 
-from common.config import MANY, Config, HomePath, dump_config
+from common.config import MANY, Config, OutPath, dump_config
 from common.errors import UserError
 from common.files import check_place, command, in_full, is_group, leftover, remove_folder, run_stage, write_text
 from common.machine.distributed import World, gather
@@ -42,7 +42,7 @@ class StageConfig(Config):
     # Keys that may differ between a run and its resumption, because they change no number.
     free_keys: ClassVar[frozenset[str]] = frozenset({"out", "resume", "overwrite", "wandb"})
 
-    out: HomePath
+    out: OutPath
     """The run folder. `{n}` in its name is the first number that no other run has."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Seed of every random number; the same seed gives the same result."""
@@ -323,6 +323,8 @@ def check_run_folder(config: StageConfig) -> bool:
     if NUMBER in out.name:
         raise _which_run(config)
     check_place(out, "out")
+    if any(NUMBER in part for part in out.parts[:-1]):
+        raise UserError(f"out: {out}: {NUMBER} is replaced by a number in the last part alone; write it there")
     if not out.exists():
         return False
     check_unused(out)

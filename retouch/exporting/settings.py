@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.config import Config, HomePath, ProblemsError, read_settings, validate
+from common.config import Config, HomePath, OutPath, ProblemsError, read_settings, validate
 from common.recipes import Settings, understand_run
 
 FormatName = Literal["timm", "onnx", "torch", "hub"]
@@ -23,7 +23,7 @@ class ExportConfig(Config):
 
     run: str = Field(min_length=1)
     """A finished run of pretrain, finetune or probe, a folder in it, or hf:USER/NAME."""
-    to: HomePath
+    to: OutPath
     """The folder to write."""
     format: FormatName
     """timm: a folder for timm; onnx: model.onnx; torch: model.pt2 of torch.export; hub: for the Hugging Face Hub."""

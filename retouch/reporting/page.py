@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.errors import UserError, check_all
-from common.files import in_full, is_marked, write_text
+from common.files import ELSEWHERE, in_full, is_address, is_marked, write_text
 from common.machine.versions import signature
 from retouch.reporting.facts import Facts
 from retouch.reporting.parts import page_parts
@@ -70,6 +70,8 @@ def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Seque
     Raises:
         UserError: its name has another ending, or it holds something else.
     """
+    if is_address(out):
+        raise UserError(f"{out}: {ELSEWHERE}")
     kind, end = ("HTML" if suffixes == SUFFIXES else "Markdown"), suffixes[0]
     if out.suffix.lower() not in suffixes:
         raise UserError(f"{out}: a {what} is {kind}; give a file that ends in {end}")

@@ -19,6 +19,7 @@ from common.machine.distributed import World
 from common.runs.folder import Run, StageConfig, check_run_folder, open_run
 from common.runs.logs import early_log
 from common.runs.tracking import Tracker
+from retouch.reporting.page import check_out
 from tests.toys import state_at
 
 HERE = World(0, 1, torch.device("cpu"))
@@ -315,6 +316,23 @@ def test_the_home_folder_may_be_written_short_in_every_path(tmp_path: Path, monk
     assert check_run_folder(copy)  # as an earlier version wrote it
     with pytest.raises(UserError, match="run: was '~/first', now "):
         check_run_folder(copy.model_copy(update={"run": tmp_path / "second"}))
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/run", "gs://bucket/run-{n}", "hf://me/run", "http://x"])
+def test_an_address_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="out: this is an address, but files are written to this machine only: give a"):
+        load_config(Copy, {"run": "a", "out": out})
+    with pytest.raises(UserError, match="this is an address"):
+        check_out(Path(f"{out}.html"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "s3:").mkdir()
+    assert load_config(Copy, {"run": "a", "out": "s3:/a"}).out == Path("s3:/a")  # there is such a folder
+
+
+def test_a_number_belongs_into_the_last_part(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\{n\} is replaced by a number in the last part alone; write it there"):
+        check_run_folder(config(tmp_path / "a-{n}" / "b"))
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
