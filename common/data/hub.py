@@ -55,8 +55,8 @@ def hub_source(request: Request) -> HubSource:
     """
     spec, name, split, root = request.spec, request.name, request.named_split, request.root
     local = in_full(name)
-    there = local.absolute() if name.startswith("~") else local  # or `datasets` would look for a home folder
-    path = str(there) if local.exists() else name
+    here = local.absolute() if name.startswith("~") else local  # or `datasets` would look for a home folder
+    path = str(here) if local.exists() else name
     saved = _is_saved(local)
     if not saved and (runs := run_folders(local)):
         raise UserError(

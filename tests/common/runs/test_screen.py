@@ -63,9 +63,9 @@ def test_a_closed_stream_takes_everything(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("text", ["all results: runs/[/b]/[red]", "shapes:train:500", "a\\[b"])
 def test_a_line_is_printed_as_it_is(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "stdout", written := io.StringIO())
     print_line(screen(), text)
-    assert sys.stdout.getvalue() == f"{text}\n"  # type: ignore[attr-defined]
+    assert written.getvalue() == f"{text}\n"
 
 
 def test_a_table_is_as_wide_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,13 +266,13 @@ def test_a_stopped_run_goes_on_where_it_was(
     for name in ("pictures.csv", "sheet.png", "pictures/deep/er/b.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     # a journal of unknown origin is not continued
-    journal = tmp_path / "out" / "pictures.jsonl"
-    whole_journal = journal.read_text()
+    kept = tmp_path / "out" / "pictures.jsonl"
+    whole_journal = kept.read_text()
     for first in ("{", "[]"):
-        journal.write_text(f"{first}\n" + whole_journal.partition("\n")[2])
+        kept.write_text(f"{first}\n" + whole_journal.partition("\n")[2])
         with pytest.raises(UserError, match="was begun before these changed: pictures, decoder;"):
             restore(run_of("denoise"), pictures, tmp_path / "out", "damage=recipe", "resume=true")
-    journal.write_text(whole_journal)
+    kept.write_text(whole_journal)
     # other pictures are another run
     save(torch.zeros(3, 20, 20, dtype=torch.uint8), pictures / "new.png")
     with pytest.raises(UserError, match="was begun before these changed: pictures;"):
