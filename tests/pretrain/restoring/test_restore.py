@@ -357,6 +357,19 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
         if path.is_file() and path.name != "broken.png":
             path.unlink()
     assert "no picture can be restored" in refused(denoise, f"data={pictures}")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_pictures_that_cannot_be_read_cost_nothing_of_an_earlier_run(
+    run_of: RunOf, pictures: Path, tmp_path: Path
+) -> None:
+    restore(run_of("denoise"), pictures, tmp_path / "out")
+    before = everything(tmp_path / "out")
+    for path in pictures.rglob("*.*"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="no picture can be restored, for example"):
+        restore(run_of("denoise"), pictures, tmp_path / "out", "overwrite=true")
+    assert everything(tmp_path / "out") == before
 
 
 # ---- the command line
