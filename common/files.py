@@ -30,6 +30,15 @@ def in_full(path: str | Path) -> Path:
     return Path(os.path.expanduser(path)) if path.parts[:1] == ("~",) else path  # noqa: PTH111
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path is UTF-8, which safetensors requires."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_too_long(path: Path) -> bool:
     """Whether a path, or a name in it, is too long for the file system."""
     try:
@@ -53,6 +62,10 @@ def check_place(folder: Path, key: str) -> None:
     """
     if "\0" in str(folder):
         raise UserError(f"{key}: no path has a zero byte in it: {str(folder)!r}; remove it")
+    if not is_utf8(folder):
+        raise UserError(
+            f"{key}: {str(folder)!a} is not UTF-8, which names of files of weights must be; choose another {key}"
+        )
     if folder.parts[:1] == ("~",):
         raise UserError(
             f"{key}: there is no home folder here (HOME is not set), so {folder} is nowhere; write it in full"

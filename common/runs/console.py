@@ -156,8 +156,13 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        if message:
+        if not message:
+            return
+        try:
             write_to(file or sys.stderr, message)
+        except OSError as error:  # help into a file on a full disk
+            write_to(sys.stderr, f"{self.prog}: {refused_by_system(error) or error}\n")
+            raise SystemExit(2) from None
 
     def format_help(self) -> str:
         if self.stage is None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from common.config import HomePath, dump_config, load_config
+from common.encoders.tensors import read_tensors
 from common.engine.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from common.errors import UserError
 from common.machine.distributed import World
@@ -328,6 +329,13 @@ def test_an_address_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "s3:").mkdir()
     assert load_config(Copy, {"run": "a", "out": "s3:/a"}).out == Path("s3:/a")  # there is such a folder
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_a_run_and_not_after_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"out: '.*run\\udcff' is not UTF-8, which names of files of weights must be"):
+        check_run_folder(config(tmp_path / "run\udcff"))
+    with pytest.raises(UserError, match=r"is not UTF-8, which safetensors requires: rename the folder"):
+        read_tensors(tmp_path / "run\udcff" / "model.safetensors")
 
 
 def test_a_number_belongs_into_the_last_part(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from common.engine.progress import StepProgress
 from common.runs.screen import Patient, print_line, say, screen, write_to
+from retouch.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -78,6 +80,18 @@ def test_a_stream_is_otherwise_itself() -> None:
     assert not Patient(stream).isatty()
     assert Patient(stream).write("four") == 4
     assert stream.getvalue() == "four"
+
+
+def test_help_for_a_full_disk_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = io.StringIO()
+    monkeypatch.setattr(full, "write", lambda text: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    monkeypatch.setattr(sys, "stdout", full)
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", "--help"])
+    assert ended.value.code == 2
+    assert "retouch pretrain: a file cannot be written: No space left on device; make room" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["recipes"], ["pretrain", "--help"], ["--version"], ["nothing"]])
