@@ -21,6 +21,7 @@ from retouch.studies.results import CONTESTANTS, PLAN
 DEFAULT = ("random_patches", "kmeans", "pca", "denoise", "colorize", "mask", "mixed", "scratch")
 BASELINES = ("pixels", "untrained")  # always there, so no contestant may be called so
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+LONGEST = 10_000 * UNITS["h"]
 TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 
 
@@ -28,12 +29,15 @@ def seconds_of(text: str) -> float:
     """``90s``, ``20m``, ``1h`` or plain seconds.
 
     Raises:
-        ValueError: it is none of these, or no time at all.
+        ValueError: it is none of these, no time at all, or more than a year.
     """
     found = TIME.fullmatch(text.strip())
     if not found or not float(found[1]):
         raise ValueError("must be a length of time, such as 90s, 20m or 1h")
-    return float(found[1]) * UNITS[found[2]]
+    seconds = float(found[1]) * UNITS[found[2]]
+    if seconds > LONGEST:
+        raise ValueError(f"must be at most {LONGEST / UNITS['h']:,.0f}h")
+    return seconds
 
 
 def _checked(text: str) -> str:

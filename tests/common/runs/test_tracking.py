@@ -23,7 +23,15 @@ from common.runs.tracking import Tracker, WandbConfig
 from tests.offline_wandb import history, offline_records
 
 KEY = "k" * 40
-ACCOUNT = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC")
+ACCOUNT = (
+    "WANDB_MODE",
+    "WANDB_DISABLED",
+    "WANDB_API_KEY",
+    "WANDB_IDENTITY_TOKEN_FILE",
+    "WANDB_BASE_URL",
+    "WANDB_CONFIG_DIR",
+    "NETRC",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +174,10 @@ def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         ("auto", {"WANDB_API_KEY": KEY}, "online"),
         ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
         ("auto", {"WANDB_MODE": "disabled"}, "disabled"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_DISABLED": "true"}, "disabled"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_DISABLED": "false"}, "online"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_DISABLED": "true", "WANDB_MODE": "offline"}, "offline"),
+        ("online", {"WANDB_API_KEY": KEY, "WANDB_DISABLED": "true"}, "online"),
         ("disabled", {"WANDB_MODE": "online"}, "disabled"),
         ("online", {"WANDB_API_KEY": KEY}, "online"),
         ("online", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "online"),
