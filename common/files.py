@@ -112,7 +112,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name is one that ``leftover`` recognizes if a kill leaves it behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _temporary(path)
+    unfinished = _temporary(path.absolute())  # pyarrow takes a relative path such as `12:30/a.parquet` for an address
     try:
         yield unfinished
         _sync(unfinished)

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from common.config import Config
@@ -35,6 +37,13 @@ def test_a_file_is_replaced_whole_and_leaves_nothing_else(tmp_path: Path) -> Non
             assert not path.exists() or path.read_bytes() == b"first"
         assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_table_may_be_in_a_folder_whose_name_has_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with replacing(Path("lr:0.1", "a.parquet")) as unfinished:
+        pq.write_table(pa.table({"a": [1]}), unfinished)
+    assert pq.read_metadata("lr:0.1/a.parquet").num_rows == 1
 
 
 def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
