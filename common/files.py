@@ -187,7 +187,7 @@ def run_stage(folder: str | Path) -> str | None:
         # called for every folder of a data set; if this is a named pipe, reading it would block
         with os.fdopen(os.open(f"{folder}/config.yaml", os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             return stage_of(file.readline(LONGEST_MARK))
-    except OSError:
+    except (OSError, ValueError):  # the latter of a zero byte, which no path has
         return None
 
 

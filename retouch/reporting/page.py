@@ -70,6 +70,8 @@ def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Seque
     Raises:
         UserError: its name has another ending, or it holds something else.
     """
+    if "\0" in str(out):
+        raise UserError(f"{str(out)!r}: no path has a zero byte in it; remove it")
     if is_address(out):
         raise UserError(f"{out}: {ELSEWHERE}")
     kind, end = ("HTML" if suffixes == SUFFIXES else "Markdown"), suffixes[0]

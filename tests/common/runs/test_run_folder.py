@@ -327,6 +327,8 @@ def test_an_address_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match="this is an address"):
         check_out(Path(f"{out}.html"))
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="no path has a zero byte in it"):
+        check_out(Path("a\0.html"))
     (tmp_path / "s3:").mkdir()
     assert load_config(Copy, {"run": "a", "out": "s3:/a"}).out == Path("s3:/a")  # there is such a folder
 
