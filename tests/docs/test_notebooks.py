@@ -14,6 +14,7 @@ from run_notebooks import FOLDER, executed
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 500_000  # bytes of a stored notebook
+ONE_FIT = '"probe.layers=[last3]", "probe.poolings=[avg]", "probe.l2=[0.01]"'
 NARROW = '"batch_size=16", "data.workers=0", "encoder.model_args={width: 8, depth: 1}"'
 SMALLER = {  # what a test makes smaller: fewer images and steps, and one layer with one strength for the probe
     "folder-to-number": {
@@ -21,7 +22,7 @@ SMALLER = {  # what a test makes smaller: fewer images and steps, and one layer 
         "row < 1200": "row < 60",
         '"steps=120"': f'"steps=2", {NARROW}',
         "panels_every=120": "panels_every=2",
-        '"null_check=false"': '"null_check=false", "data.workers=0", "probe.layers=[last3]", "probe.poolings=[avg]", "probe.l2=[0.01]"',
+        '"null_check=false"': f'"null_check=false", "data.workers=0", {ONE_FIT}',
         "data.limit=200": "data.limit=20",
     },
     "lecture": {
