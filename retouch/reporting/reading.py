@@ -129,7 +129,7 @@ def _read_card(folder: Path) -> EncoderCard | None:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of a line is a finite number, as all that a run writes are."""
+    """Whether a value of a line is a finite number, like all numbers that runs write."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

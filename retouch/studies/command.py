@@ -10,7 +10,7 @@ from retouch.studies.config import StudyConfig
 from retouch.studies.results import StudyReport
 from retouch.studies.run import study as answer
 
-LONGEST_START = 300.0  # seconds; with more, the clock was set meanwhile
+LONGEST_START = 300.0  # seconds: if there seem to be more, the system clock was changed
 
 
 def study(config: StudyConfig) -> StudyReport | None:
@@ -19,6 +19,6 @@ def study(config: StudyConfig) -> StudyReport | None:
 
 
 def seconds_since(created: float) -> float:
-    """Seconds since this process was created; 0 where the system's clock cannot tell, since it was set meanwhile."""
+    """Seconds since this process was created; 0 if the system clock was changed since, so that they are not known."""
     seconds = time.time() - created
     return seconds if 0 <= seconds <= LONGEST_START else 0.0
