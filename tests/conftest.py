@@ -65,7 +65,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_waiting_for_the_disk() -> Iterator[None]:
-    """Only a power cut loses what is written and not yet on the disk, and no test makes one; a busy disk takes minutes."""
+    """What is written and not yet on the disk is lost in a power cut alone; to wait for a busy disk takes minutes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
