@@ -55,6 +55,22 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) ->
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"a.bin": b"old"}
 
 
+def test_files_are_on_the_disk_before_they_take_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a power cut would leave an empty file under the name of a whole one."""
+    synced: list[tuple[int, bool]] = []
+    one, some = tmp_path / "one", tmp_path / "some"
+
+    def sync(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_ino, some.exists() if one.exists() else one.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_text(one, "whole")
+    with new_folder(some) as writing:
+        (writing / "part").write_text("whole")
+    named = [one, some / "part", tmp_path]  # at last, the names of the folder's files
+    assert synced == list(zip((path.stat().st_ino for path in named), (False, False, True), strict=True))
+
+
 def test_temporary_names_are_known_as_leftovers(tmp_path: Path) -> None:
     with replacing(tmp_path / "a.png") as file, new_folder(tmp_path / "encoder") as folder:
         assert (leftover(file), leftover(folder)) == ("a.png", "encoder")
