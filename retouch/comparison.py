@@ -30,6 +30,7 @@ log = logging.getLogger("retouch")
 # Keys of results.json that are not compared wherever they occur, and why.
 NOT_COMPARED = {
     "seconds": "time, which always differs",
+    "trained": "likewise",
     "originals": "facts about the images, whose fingerprints are compared before the run starts",
     "test_originals": "likewise",
     "made": "versions and machine, which are compared before the run starts",

@@ -74,7 +74,7 @@ def study_report(
         classes=classes,
         sizes=plan.sizes,
         counts=_counts(images.sets),
-        protocol=_protocol(parts, contenders, touched(contenders, bool(probed), worth)),
+        protocol=_protocol(parts, touched(contenders, bool(probed), worth)),
         left_out=plan.left_out,
         made=parts.made,
     )
@@ -162,12 +162,11 @@ def unchecked(contenders: Sequence[Contender]) -> list[str]:
     ]
 
 
-def _protocol(parts: Parts, contenders: Sequence[Contender], tested: str) -> str:
+def _protocol(parts: Parts, tested: str) -> str:
     images = parts.images
-    trained = "".join(f" for {one.seconds:.0f} s" for one in contenders if one.kind == "scratch")
     return (
         f"frozen encoders, all layers; chosen by cross-validated ridge regression on {images.judged:,} labeled "
         f"training images; tested by ridge regression fitted on {images.fitted:,}; the network from scratch is trained "
-        f"on the same {images.fitted:,}{trained}, and its best step is chosen on a held-out tenth; {tested}; "
+        f"on the same {images.fitted:,}, and its best step is chosen on a held-out tenth; {tested}; "
         "differences are paired, with Holm's correction for all comparisons of the winner"
     )

@@ -95,7 +95,9 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "demo" / "denoise").mkdir(parents=True)
-    (tmp_path / "demo" / "denoise" / "config.yaml").write_text("seed: 7\n")  # an earlier demo is replaced
+    (tmp_path / "demo" / "denoise" / "config.yaml").write_text(
+        "seed: 7\nout: demo/denoise\n"
+    )  # an earlier demo is replaced
     results = demo.demo(tmp_path / "demo", pretraining=["steps=2", *NARROW], probing=[*FEW, "knn.k=[5]"])
     assert [(one.encoder.pretext, one.task) for one in results] == [
         (pretext, task) for pretext in ("denoise", "colorize") for task in ("shape", "color", "texture")

@@ -21,7 +21,7 @@ from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Mask, Mixe
 from retouch.exporting.restorer import open_restored
 from retouch.exporting.settings import ExportConfig
 from tests.hub import TOKEN, serving
-from tests.retouch.exporting.test_sample_code import code_of, run_code
+from tests.retouch.exporting.sample_code import code_of, run_code
 
 SIDE = 16
 PRETEXTS: dict[str, AnyPretext] = {

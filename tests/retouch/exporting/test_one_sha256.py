@@ -21,8 +21,7 @@ from pretrain.gradient.kept import keep_decoder
 from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import Denoise
 from tests.common.encoders.toys import build
-from tests.finetune.predict.runs import export, probed
-from tests.retouch.exporting.test_sample_code import of_labels, of_masks
+from tests.retouch.exporting.probes import of_classes, of_labels, of_masks
 
 
 def an_encoder(folder: Path) -> Path:
@@ -45,10 +44,6 @@ def a_restorer(folder: Path) -> Path:
     sha256 = export_encoder(objective.encoder, folder / "encoder", training, About("denoise", ()))
     keep_decoder(objective, settings, folder / "decoder", source=str(training.source), encoder_sha256=sha256)
     return folder
-
-
-def of_classes(folder: Path) -> Path:
-    return probed(folder / "probe", export(folder / "encoder"))
 
 
 KINDS: list[tuple[Callable[[Path], Path], str, list[str]]] = [
@@ -104,7 +99,7 @@ def test_the_encoder_of_a_classifiers_folder_is_known_by_the_classifier_it_came_
     done = retouch.export(folder, f"to={tmp_path / 'out'}", "format=hub", "check=4", "output=features")
     assert done.record.sha256 == sha256_in(folder / "config.json")
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert f"The encoder of the classifier with the sha256 {done.record.sha256}" in text
+    assert f"This is the encoder of the classifier with the sha256 {done.record.sha256}" in text
     export_encoder(load_encoder(folder), tmp_path / "encoder")
     assert sha256_in(tmp_path / "out" / "config.json") == sha256_in(tmp_path / "encoder" / "config.json")
     assert text.count(done.record.sha256) == 1

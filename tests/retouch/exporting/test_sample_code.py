@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,66 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import retouch
 from common.encoders import Classifier
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.readme import About
-from finetune.probe import probe
 from tests.common.encoders.toys import TINY_VIT, build
-from tests.finetune.dense import pictures as masks
-from tests.finetune.multilabel import pictures as labels
-from tests.finetune.predict.runs import export, probed
-
-QUICK: dict[str, Any] = {
-    "null_check": False, "properties": False, "baselines": {"random_init": False, "pixels": False},
-}  # fmt: skip
-
-
-def of_classes(folder: Path) -> Path:
-    return probed(folder / "probe", export(folder / "encoder"))
-
-
-def of_labels(folder: Path) -> Path:
-    export(folder / "encoder")
-    for part, images in (("train", 60), ("test", 20)):
-        labels.pictures(folder / part, images, images)
-    quick = QUICK | {"probe": {"l2": [1e-2, 1e-1], "layers": ["all"], "poolings": ["avg"]}}
-    probe(labels.config_of(folder, folder / "probe", **quick), show=False)
-    return folder / "probe"
-
-
-def of_masks(folder: Path) -> Path:
-    masks.exported(folder / "encoder")
-    for part, images in (("train", 30), ("test", 10)):
-        masks.pictures(folder / part, images, images)
-    probe(masks.config_of(folder, folder / "probe", **QUICK), show=False)
-    return folder / "probe"
-
-
-def code_of(folder: Path, heading: str) -> str:
-    """The sample below a heading of the card in a folder, for that folder."""
-    _, found, below = (folder / "README.md").read_text(encoding="utf-8").partition(f"## {heading}")
-    assert found
-    lines = below.partition("\n## ")[0].splitlines()
-    return "\n".join(line[4:] for line in lines if line.startswith("    ") or not line).replace("FOLDER", str(folder))
-
-
-def run_code(code: str, images: Tensor, **given: Any) -> dict[str, Any]:
-    """What the code makes of images; each shape that a comment names is that of the result."""
-    made: dict[str, Any] = {"images": images, **given}
-    exec(code, made)
-    known = {"B": len(images), "3": 3, "H": images.shape[2], "W": images.shape[3], "S": images.shape[3]}
-    if "classifier" in made:
-        known |= dict.fromkeys(("classes", "labels"), len(made["classifier"].class_names))
-    said = re.findall(r"^(\w+) = .*# .*?\[([^\]]+)\](?:, RGB in \[0, 1\] -> \[([^\]]+)\])?", code, re.MULTILINE)
-    for name, one, other in said:
-        found = list(made[name].shape)
-        wanted = [known.get(part, size) for part, size in zip((other or one).split(), found, strict=True)]
-        assert found == wanted, (name, other or one)
-    assert said
-    return made
+from tests.retouch.exporting.probes import of_classes, of_labels, of_masks
+from tests.retouch.exporting.sample_code import code_of, run_code
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,7 @@ def test_the_network_from_scratch_trains_about_as_long_as_a_finalist(
     trained = dict(machine.trained)
     scratch, longest = trained.pop("scratch", 0.0), max(trained.values())
     if "scratch" in {one.name for one in report.contenders}:
-        assert 0.45 * longest <= scratch <= 2.1 * longest, (machine, trained, scratch)
+        assert 0.45 * longest <= scratch <= 3.1 * longest, (machine, trained, scratch)
     else:
         assert any(line.startswith("scratch: ") for line in report.left_out)
     assert speed * drift > 1.3 or scratch, (machine, report.left_out)

@@ -101,7 +101,7 @@ def test_a_pretrained_contestant_may_have_seen_the_test_images() -> None:
     ours = Contender(name="mask", kind="restoring", view="rgb", test={"animal": score_})
     assert unchecked([ours]) == []
     [said] = unchecked([ours, resnet])
-    assert said == "what resnet18 was trained on is not checked: it may have seen these test images, with their labels"
+    assert said == "resnet18 may have seen these test images, with their labels: what it was trained on is not checked"
 
 
 def test_everything_that_answered_the_test_images_is_counted() -> None:
@@ -111,5 +111,7 @@ def test_everything_that_answered_the_test_images_is_counted() -> None:
     curve = tuple(LabelPoint(labels=count, draws=(0.5,) * draws) for count, draws in ((10, 3), (20, 3), (40, 1)))
     worth = LabelEfficiency(protocol="", curves={"encoder": curve, "random_init": curve}, worth={})
     said = touched(two, True, {"animal": worth, "color": worth})
-    assert said.endswith("17 classifiers, once each: 2 contestants, the winner's linear probe and 14 on fewer labels "
-                         "for what its training is worth")  # fmt: skip
+    assert said.endswith(
+        "17 classifiers, once each: 2 contestants, the winner's linear probe and 14 fitted on fewer labels, for what its "
+        "training is worth"
+    )

@@ -62,7 +62,8 @@ def numbers(report: StudyReport) -> Any:
     """All that two studies of one plan must agree on: not what the clock says."""
     plain = report.model_dump()
     contenders = [
-        {**one, "validations": [{**found, "seconds": 0} for found in one["validations"]]} for one in plain["contenders"]
+        {**one, "trained": 0, "validations": [{**found, "seconds": 0} for found in one["validations"]]}
+        for one in plain["contenders"]
     ]
     probe = {task: {**one, "seconds": 0} for task, one in plain["probe"].items()}
     return {**plain, "seconds": 0, "contenders": contenders, "probe": probe}
@@ -308,7 +309,7 @@ def test_a_budget_that_is_too_small_for_training_is_answered_all_the_same(tmp_pa
     assert {one.kind for one in report.contenders} <= {"pixels", "untrained", "simple"}
     said = [line.partition(":")[0] for line in report.left_out]
     assert {"denoise", "scratch"} <= set(said)
-    assert report.verdict[0].startswith("Nothing was trained by restoring images")
+    assert report.verdict[0].startswith("No network was trained to restore images")
 
 
 def test_a_model_whose_weights_do_not_come_is_left_out_and_said(tmp_path: Path) -> None:
