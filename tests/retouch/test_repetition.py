@@ -231,7 +231,7 @@ def test_pretraining_alone_has_no_interval(run: Path, tmp_path: Path, capsys: py
 
 
 def test_what_is_not_compared_is_the_clock_the_machine_and_the_original_sizes(run: Path) -> None:
-    assert set(NOT_COMPARED) == {"seconds", "made", "originals", "test_originals"}
+    assert set(NOT_COMPARED) == {"seconds", "trained", "made", "originals", "test_originals"}
     keys = {key for key, _ in leaves(read_any(run).model_dump(mode="json"))}
     assert {"steps", "encoder_sha256", "ruler.psnr", "ruler.health.effective_rank"} <= keys
     assert not any("seconds" in key or "made" in key for key in keys)
