@@ -15,7 +15,7 @@ from common.runs.console import run_stages
 from pretrain.__main__ import STAGES
 from tests.offline_wandb import history, offline_records
 from tests.processes import PATIENCE, finish, start
-from tests.recipe import logged
+from tests.recipe import logged, near_means
 
 DENOISING = [
     "denoise",
@@ -30,7 +30,8 @@ SPARSE_CODING = [
 
 
 def pretrain(out: Path, recipe: list[str], *overrides: str) -> None:
-    raise SystemExit(run_stages("python -m pretrain", STAGES, [*recipe, f"out={out}", *overrides]))
+    with near_means():
+        raise SystemExit(run_stages("python -m pretrain", STAGES, [*recipe, f"out={out}", *overrides]))
 
 
 def signal_at_checkpoint(process: BaseProcess, out: Path, number: int) -> None:

@@ -14,7 +14,7 @@ import torch
 import retouch
 from common.machine.distributed import world
 from tests.processes import in_two_processes
-from tests.recipe import logged, pretraining
+from tests.recipe import logged, near_means, pretraining
 
 STEPS, TOLD_AT = 40, 10
 
@@ -22,7 +22,7 @@ STEPS, TOLD_AT = 40, 10
 def one_of_two(rank: int, folder: Path) -> None:
     """An undisturbed run; one whose second process, which writes nothing, gets a signal to stop; its resumption."""
     ends = {}
-    with world() as here:
+    with near_means(), world() as here:
         for name, changes in (("whole", {}), ("cut", {}), ("resumed", {"resume": True})):
             with pytest.MonkeyPatch.context() as patch:
                 if name == "cut" and rank == 1:
