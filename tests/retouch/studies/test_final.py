@@ -112,6 +112,6 @@ def test_everything_that_answered_the_test_images_is_counted() -> None:
     worth = LabelEfficiency(protocol="", curves={"encoder": curve, "random_init": curve}, worth={})
     said = touched(two, True, {"animal": worth, "color": worth})
     assert said.endswith(
-        "17 classifiers, once each: 2 contestants, the winner's linear probe and 14 fitted on fewer labels, for what its "
-        "training is worth"
+        "17 classifiers, once each: 2 contestants, the winner's linear probe and 14 fitted on fewer labels, for what "
+        "its training is worth"
     )
