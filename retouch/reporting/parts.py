@@ -87,7 +87,7 @@ OPEN_MAPS = 6  # of layers and poolings: more are folded
 CODE = "The code of an image is the encoder's last map, flattened."
 PROPERTIES = (
     "Compact: how few numbers it has, and how many of them are non-zero.",
-    "Invariant: 1 if a change to the image leaves the code as it is, 0 if the code changes as much as between images.",
+    "Invariant: 1 if a change to the image leaves the code as it is, 0 if the code differs as much as another image's.",
     "Abstract: the linear probe's accuracy.",
 )
 STORAGE = (
@@ -258,8 +258,8 @@ def _errors(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
     one_of_several = len(facts.entries) > len(facts.tasks)
     which = ("Shown for each task: the encoder with the best validation accuracy.",) if one_of_several else ()
     about = (
-        "In each matrix, rows are true classes, columns are answers, and numbers are percent of the row. Next to it "
-        "are the pairs of classes that were confused most often."
+        "In each matrix, rows are true classes, columns are answers, and numbers are percent of the row. The pairs of "
+        "classes that were confused most often are listed with it."
     )
     sure = [one for one in best if one.confidence is not None]
     order = ("The images of each pair are its most confident errors, the most confident first.",)

@@ -116,7 +116,7 @@ def neighbor_sentences(found: Placed, near: Sequence[Near], encoder: str, task: 
     which = f" of {task}" if task else ""
     return [
         f"{counted(len(near), 'test image')} drawn at random, each with the {len(near[0].neighbors)} most similar of "
-        f"{len(found.labels) - 1:,} others, by the cosine similarity of {encoder}'s features in all probed layers.",
+        f"{len(found.labels) - 1:,} others, by cosine similarity of the features of {encoder} in all probed layers.",
         f"Solid line below: the same class{which}. Dotted line: another class.",
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune.results import Comparison
-from finetune.table import percent, worth_lines
+from finetune.table import worth_lines
 from retouch.reporting.blocks import Block, Cell, Column, Figure, Figures, Points, Prose, Table
 from retouch.reporting.charts import Racer, labels_chart, race_chart
 from retouch.reporting.compare import LEVEL, holm
@@ -19,7 +19,7 @@ from retouch.studies.verdict import shown_name
 RULE = (
     "Brackets: 95% intervals. Bold: the difference is shown, which means that its interval excludes zero and that "
     "McNemar's exact test on the same test images gives p < 0.05 after Holm's correction for all differences in the "
-    "column."
+    "column. The untrained network is the contestant's own, with the random weights that its training began with."
 )
 
 PROBES: dict[ProbeKind, str] = {"logistic": "the usual linear probe", "ridge": "a linear probe by ridge regression"}
@@ -50,8 +50,8 @@ def _tables(report: StudyReport) -> list[Block]:
         found.append(
             Points(
                 tuple(
-                    f"{task}: {PROBES[report.probe_kind]} of {report.winner}, on all {one.n_train:,} labeled images: "
-                    f"{percent(one.test)}%."
+                    f"{task}: {PROBES[report.probe_kind]} of {report.winner}, fitted on all {one.n_train:,} labeled "
+                    f"images: {number(one.test.accuracy)}% {interval(*one.test.ci95)}."
                     for task, one in report.probe.items()
                 )
             )
@@ -69,13 +69,13 @@ def _contenders(report: StudyReport, task: str) -> Table:
     against = {one.other: one for one in report.comparisons if one.task == task}
     columns = (
         Column("contestant", numeric=False),
-        Column("features"),
-        Column("training", "s"),
+        Column("test", "%"),
+        Column("winner", "is ahead by"),
+        Column("gain over", "untrained"),
         Column("validation", "judged once, %"),
         *(Column("validation", f"after rung {number_}, %") for number_ in range(1, rungs + 1)),
-        Column("test", "%"),
-        Column("gain over", "its untrained network"),
-        Column(shown_name(report.winner, report.named(report.winner).kind), "is ahead by"),
+        Column("training", "s"),
+        Column("features"),
     )
     rows = []
     for one in sorted(report.contenders, key=lambda one: -one.test[task].accuracy):
@@ -83,12 +83,8 @@ def _contenders(report: StudyReport, task: str) -> Table:
         versus = against.get(one.name)
         rows.append(
             (
-                Cell(shown_name(one.name, one.kind), "best on validation" if one.name == report.winner else ""),
-                Cell(f"{one.features:,}" if one.features else ""),
-                Cell("" if one.seconds is None else f"{one.seconds:.0f}"),
-                *(Cell(number(by_rung[rung]) if rung in by_rung else "") for rung in (None, *range(1, rungs + 1))),
+                Cell(shown_name(one.name, one.kind), "winner, best on validation" if one.name == report.winner else ""),
                 accuracy(one.test[task]),
-                gain(*twins[one.name]) if one.name in twins else EMPTY,
                 EMPTY
                 if versus is None
                 else Cell(
@@ -96,6 +92,10 @@ def _contenders(report: StudyReport, task: str) -> Table:
                     interval(*versus.found.ci95),
                     strong=_is_shown(versus.found, versus.adjusted_p),
                 ),
+                gain(*twins[one.name]) if one.name in twins else EMPTY,
+                *(Cell(number(by_rung[rung]) if rung in by_rung else "") for rung in (None, *range(1, rungs + 1))),
+                Cell("" if one.seconds is None else f"{one.seconds:.0f}"),
+                Cell(f"{one.features:,}" if one.features else ""),
             )
         )
     return Table(columns, tuple(rows), title=task, note=counted(len(report.classes[task]), "class", "classes"))

@@ -90,14 +90,14 @@ def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
     data = said[said.index("Labeled") : said.index("Cost", said.index("Labeled"))]
     for fact in (
         "training data folder:animals",
-        "side, px 16",
-        "training, images 600",
-        "test, images 300",
+        "image size, px 16",
+        "training images 600",
+        "test images 300",
         "classes 3",
     ):
         assert fact in data
     assert "smallest class, test images 100" in data
-    assert "exact copies in training, test images 7" in data
+    assert "test images also in training, exactly 7" in data
     assert "seen in pretraining not known" in data
 
 
