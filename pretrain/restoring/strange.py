@@ -290,7 +290,7 @@ def _draw(judge: Judge, images: Images, top: Mapping[int, StrangePicture], run: 
                 "restored": to_uint8(first.restored[place]),
                 "error": heat(errors[place], most),
             },
-            _captions(one, images.source),
+            captions(one, images.source),
         )
         for place, one in enumerate(top[row] for row in rows.tolist())
     ]
@@ -299,7 +299,7 @@ def _draw(judge: Judge, images: Images, top: Mapping[int, StrangePicture], run: 
     run.image("sheet", run.folder / SHEET, 0)
 
 
-def _captions(picture: StrangePicture, source: Source) -> tuple[str, ...]:
+def captions(picture: StrangePicture, source: Source) -> tuple[str, ...]:
     """Its path below the folder of the source, its rank, and how much worse it is restored than expected."""
     side = "below" if picture.surprise >= 0 else "above"
     return (

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,9 +27,9 @@ from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import write_json
 from pretrain.restoring import strange as stage
-from pretrain.restoring.results import StrangeResult
+from pretrain.restoring.results import StrangePicture, StrangeResult
 from pretrain.restoring.sheets import Shown, heat, sheet
-from pretrain.restoring.strange import Tried, decibels, expected_psnr, first_and_errors, ranked
+from pretrain.restoring.strange import Tried, captions, decibels, expected_psnr, first_and_errors, ranked
 from tests.pretrain.restoring.toys import SIDE, RunOf, save
 
 QUIET = ["wandb.mode=disabled", "precision=float32", "data.workers=0"]
@@ -87,9 +87,9 @@ def test_a_sheet_says_how_much_worse_than_expected() -> None:
         rank=3, path="/home/me/mix/a/b.png", surprise=2.34, psnr=20.0, trivial=19.0, expected=22.34, rank_by_psnr=9
     )
     source: Any = SimpleNamespace(spec="folder:/home/me/mix")
-    assert stage._captions(picture, source) == ("a/b.png", "3: 2.3 dB below expected", "20.0 instead of 22.3 dB")
+    assert captions(picture, source) == ("a/b.png", "3: 2.3 dB below expected", "20.0 instead of 22.3 dB")
     better = picture.model_copy(update={"surprise": -0.34, "expected": 19.66})
-    assert stage._captions(better, source)[1] == "3: 0.3 dB above expected"
+    assert captions(better, source)[1] == "3: 0.3 dB above expected"
 
 
 def test_heat_goes_from_black_through_red_and_yellow_to_white() -> None:
@@ -224,11 +224,10 @@ def test_results_are_written_before_the_sheet_which_does_without_pictures_that_h
     monkeypatch.setattr(stage, "write_json", writing)
     monkeypatch.setattr("pretrain.restoring.strange.sheet", drawing)
     found = strange(run_of("denoise"), pictures, tmp_path / "out", "draws=2")
-    assert [str(pictures / one.captions[0]) for one in shown] == [one.path for one in found.pictures[1:]]
-    for one in shown:  # each with its own picture
-        square = load_images(build_source(str(pictures / one.captions[0]), single=True), SIDE).rows(torch.tensor([0]))[
-            0
-        ]
+    paths = [str(pictures / one.captions[0]) for one in shown]
+    assert paths == [one.path for one in found.pictures[1:]]
+    for one, path in zip(shown, paths, strict=True):  # each with its own picture
+        square = load_images(build_source(path, single=True), SIDE).rows(torch.tensor([0]))[0]
         assert torch.equal(one.rows["original"], square)
 
 
