@@ -19,6 +19,7 @@ TILE = 128  # minimum pixels per image: 32 px images are enlarged four times
 GAP, EDGE, LABEL = 6, 20, 100  # between images, around the picture, and the column of row labels
 HEAD = 44  # the height of the title
 LINE, SMALL = 17, 13  # the height of a line of a caption, and the size of its letters
+LARGE = 22  # the size of the letters of the title
 INK, FAINT, PAPER = (28, 30, 34), (120, 124, 130), (255, 255, 255)
 
 
@@ -46,12 +47,17 @@ def panel(example: Example, restored: Tensor, title: str = "") -> Image.Image:
 
 
 def in_rows(
-    rows: Mapping[str, Sequence[Image.Image]], tile: int, title: str = "", captions: Sequence[Sequence[str]] = ()
+    rows: Mapping[str, Sequence[Image.Image]],
+    tile: int,
+    title: str = "",
+    captions: Sequence[Sequence[str]] = (),
+    keys: Mapping[str, Image.Image] | None = None,
 ) -> Image.Image:
     """Images of at most ``tile`` pixels, a labeled row of each kind, with a column for each of what they show.
 
     Args:
         captions: lines of text below each column.
+        keys: what explains the colors of a row, shown below its label, by row.
     """
     count, head = max(map(len, rows.values())), HEAD if title else 0
     lines = max(map(len, captions), default=0)
@@ -60,23 +66,24 @@ def in_rows(
     picture = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(picture)
     if title:
-        pen.text((EDGE, EDGE), title, fill=INK, font=ImageFont.load_default(22))
+        pen.text((EDGE, EDGE), _fitting(title, width - 2 * EDGE, LARGE), fill=INK, font=ImageFont.load_default(LARGE))
     for row, (label, images) in enumerate(rows.items()):
         top = EDGE + head + row * (tile + GAP)
         pen.text((EDGE, top + tile // 2), label, fill=FAINT, font=ImageFont.load_default(17), anchor="lm")
+        if keys and label in keys:
+            picture.paste(keys[label], (EDGE, top + tile // 2 + LINE))
         for column, image in enumerate(images):
-            left = EDGE + LABEL + column * (tile + GAP)
-            picture.paste(image, (left + (tile - image.width) // 2, top + (tile - image.height) // 2))
+            picture.paste(image, (EDGE + LABEL + column * (tile + GAP), top + (tile - image.height) // 2))
     for column, texts in enumerate(captions):
         for line, text in enumerate(texts):
             place = (EDGE + LABEL + column * (tile + GAP), height - EDGE - (lines - line) * LINE + 3)
-            pen.text(place, _fitting(text, tile), fill=FAINT, font=ImageFont.load_default(SMALL))
+            pen.text(place, _fitting(text, tile, SMALL), fill=FAINT, font=ImageFont.load_default(SMALL))
     return picture
 
 
-def _fitting(text: str, width: int) -> str:
-    """The end of a text: as much of it as fits into ``width`` pixels."""
-    font, shown = ImageFont.load_default(SMALL), "".join(one if one.isprintable() else "?" for one in text)
+def _fitting(text: str, width: int, size: int) -> str:
+    """The end of a text: as much of it as fits into ``width`` pixels, in letters of this size."""
+    font, shown = ImageFont.load_default(size), "".join(one if one.isprintable() else "?" for one in text)
     cut = shown
     while font.getlength(cut) > width:
         shown = shown[1:]

@@ -34,7 +34,7 @@ from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictu
 from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer, punched
 from pretrain.restoring.results import RestoredPicture, RestoreResult, Scores
 from pretrain.restoring.scores import score
-from pretrain.restoring.sheets import Shown, middle, part_of, read_back, sheet
+from pretrain.restoring.sheets import Shown, middle, name_of, part_of, read_back, sheet
 from pretrain.ruler.restorers import Damaged
 
 log = logging.getLogger("retouch")
@@ -65,7 +65,7 @@ def restore(config: RestoreConfig) -> RestoreResult:
             journal = Journal(run, restorer, pictures)
             failed = _restore_all(restorer, pictures, config, journal)
             result = _results(restorer, config, run, journal, failed, pictures.names)
-            _draw(restorer, pictures, config, run)
+            _draw(restorer, pictures, config, run, journal)
             return result
 
 
@@ -295,7 +295,7 @@ def _whole_lines(lines: Sequence[str]) -> Iterator[RestoredPicture]:
 # ---- what was found
 
 
-def _draw(restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig, run: Run) -> None:
+def _draw(restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig, run: Run, journal: Journal) -> None:
     """Write the sheet of some pictures that still exist: the middle of each, as large as it is."""
     shown: list[Shown] = []
     there = [name for name in pictures.names if (run.folder / PICTURES / name).is_file()]
@@ -306,20 +306,30 @@ def _draw(restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig, 
                 picture, restored = pictures.read(row), read_back(run.folder / PICTURES / name)
             except Exception:  # of any kind; it could be read when it was restored
                 continue
-            shown.append(_shown(restorer, picture, restored, config, name))
+            shown.append(_shown(restorer, picture, restored, config, name, journal.done[name]))
     if shown:
-        save_png(sheet(shown, f"{restorer.card.pretext.kind}: {pictures.source.spec}"), run.folder / SHEET)
+        title = f"Restored by {restorer.card.pretext.kind}: {name_of(pictures.source.spec)}"
+        save_png(sheet(shown, title), run.folder / SHEET)
         run.image("sheet", run.folder / SHEET, 0)
 
 
-def _shown(restorer: PictureRestorer, picture: Picture, restored: Tensor, config: RestoreConfig, name: str) -> Shown:
+def _shown(
+    restorer: PictureRestorer,
+    picture: Picture,
+    restored: Tensor,
+    config: RestoreConfig,
+    name: str,
+    found: RestoredPicture,
+) -> Shown:
     damaged = damaged_picture(restorer, picture, config, name)
     place = middle(damaged.hidden[0, 0])
     clean = clean_picture(picture, config)
     rows = {} if clean is None else {"original": part_of(clean, place)}
     rows["damaged" if rows else "given"] = restorer.seen(part_of(damaged.images[0], place)[None])[0]
     rows["restored"] = part_of(restored, place)
-    return Shown(rows, (as_utf8(name),))
+    before, after = found.before, found.after
+    scores = [] if before is None or after is None else [f"PSNR {after.psnr:.1f} dB (before {before.psnr:.1f})"]
+    return Shown(rows, (as_utf8(name), *scores))
 
 
 def _results(

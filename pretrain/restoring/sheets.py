@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from common.pixels import to_pil, to_uint8
-from pretrain.report.panels import PAPER, in_rows
+from pretrain.report.panels import FAINT, LINE, PAPER, SMALL, in_rows
 
-TILE = 192  # side of an image on a sheet, in pixels
-MOST = 2 * TILE  # a larger picture is shown in part
+TILE = 192  # side of an image on a sheet, in pixels, about: small ones are enlarged by a whole factor
+MOST = 256  # the largest side: a larger picture is shown in part
 ACROSS = 6  # columns; more pictures go below
+BAR = (76, 10)  # width and height of the bar that explains the colors of errors
 
 
 class Shown(NamedTuple):
@@ -64,9 +65,13 @@ def read_back(path: Path) -> Tensor:
         return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
-def sheet(shown: Sequence[Shown], title: str) -> Image.Image:
-    """All of them, ``ACROSS`` side by side. Rows are those of the first."""
-    bands = list(_bands(shown, title))
+def sheet(shown: Sequence[Shown], title: str, keys: Mapping[str, Image.Image] | None = None) -> Image.Image:
+    """All of them, ``ACROSS`` side by side. Rows are those of the first.
+
+    Args:
+        keys: by row, what explains its colors.
+    """
+    bands = list(_bands(shown, title, keys))
     picture = Image.new("RGB", (max(one.width for one in bands), sum(one.height for one in bands)), PAPER)
     top = 0
     for band in bands:
@@ -75,20 +80,39 @@ def sheet(shown: Sequence[Shown], title: str) -> Image.Image:
     return picture
 
 
-def _bands(shown: Sequence[Shown], title: str) -> Iterator[Image.Image]:
+def _bands(shown: Sequence[Shown], title: str, keys: Mapping[str, Image.Image] | None) -> Iterator[Image.Image]:
+    fitted = [{label: _fitted(one.rows[label]) for label in shown[0].rows} for one in shown]
+    tile = max(picture.height for one in fitted for picture in one.values())
     for start in range(0, len(shown), ACROSS):
-        some = shown[start : start + ACROSS]
-        rows = {label: [_fitted(one.rows[label]) for one in some] for label in shown[0].rows}
-        yield in_rows(rows, TILE, "" if start else title, [one.captions for one in some])
+        some = slice(start, start + ACROSS)
+        rows = {label: [one[label] for one in fitted[some]] for label in shown[0].rows}
+        yield in_rows(rows, tile, "" if start else title, [one.captions for one in shown[some]], keys)
 
 
 def _fitted(image: Tensor) -> Image.Image:
     """A square as large as a sheet shows it; small ones are enlarged by a whole factor, every pixel a crisp square."""
     picture, side = to_pil(image), image.shape[2]
-    if side > TILE:
-        return picture.resize((TILE, TILE), Image.Resampling.LANCZOS)
-    zoom = TILE // side
+    if side > MOST:
+        return picture.resize((MOST, MOST), Image.Resampling.LANCZOS)
+    zoom = max(1, round(TILE / side))
     return picture.resize((zoom * side, zoom * side), Image.Resampling.NEAREST)
+
+
+def name_of(spec: str) -> str:
+    """What a sheet calls a source: its folder or files, without the folders around them."""
+    return spec.rstrip("/").rpartition("/")[2]
+
+
+def heat_key(most: float) -> Image.Image:
+    """The colors of ``heat``, from 0 to ``most``, as a bar with both numbers below."""
+    width, height = BAR
+    bar = to_pil(heat(torch.linspace(0, most, width).expand(height, -1), most))
+    key = Image.new("RGB", (width, height + LINE), PAPER)
+    key.paste(bar)
+    pen, font = ImageDraw.Draw(key), ImageFont.load_default(SMALL)
+    pen.text((0, height + 2), "0", fill=FAINT, font=font)
+    pen.text((width, height + 2), f"{most:.2g}", fill=FAINT, font=font, anchor="ra")
+    return key
 
 
 def heat(error: Tensor, most: float) -> Tensor:

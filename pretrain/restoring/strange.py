@@ -39,7 +39,7 @@ from pretrain.restoring.config import SHEET, STRANGE, StrangeConfig
 from pretrain.restoring.restore import provenance
 from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer
 from pretrain.restoring.results import StrangePicture, StrangeResult
-from pretrain.restoring.sheets import Shown, heat, sheet
+from pretrain.restoring.sheets import Shown, heat, heat_key, name_of, sheet
 from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
 
 log = logging.getLogger("retouch")
@@ -77,7 +77,8 @@ def strange(config: StrangeConfig) -> StrangeResult:
         with open_run(config, here, early) as run:
             restorer = restorer.to(here.device)
             judge = Judge(restorer, images, config)
-            log.info("%d copies of each picture; the best trivial restorer is %s", judge.draws, judge.name)
+            copies = "one copy" if judge.draws == 1 else f"{judge.draws} copies"
+            log.info("%s of each picture; the best trivial restorer is %s", copies, judge.name)
             return _results(judge, images, _measure(judge, images, config), config, run)
 
 
@@ -189,12 +190,14 @@ def expected_psnr(network: NDArray[np.float64], trivial: NDArray[np.float64]) ->
     """The network's PSNR to expect of pictures as hard as each of these ``[N]``, in dB.
 
     A line through most pictures (Theil 1950, Sen 1968: the median of the slopes of all pairs), which up to 29% of
-    strange ones cannot move far. For few pictures, or for pictures that are all equally hard, its slope is 1.
+    strange ones cannot move far. For few pictures, or for pictures that are all equally hard, its slope is 1. No more
+    is expected than the network reaches for its best picture: of one that needs no restoring, as a gray one is for a
+    colorizer, the trivial restorer's PSNR has no bound.
     """
     some = even_rows(len(network), FITTED).numpy()
     x, y = trivial[some], network[some]
     slope = float(theilslopes(y, x).slope) if len(some) >= FEW and np.ptp(x) > 1e-6 else 1.0
-    return np.asarray(np.median(y - slope * x) + slope * trivial)
+    return np.asarray(np.minimum(np.median(y - slope * x) + slope * trivial, network.max()))
 
 
 def ranked(paths: Sequence[str], network: NDArray[np.float64], trivial: NDArray[np.float64]) -> list[StrangePicture]:
@@ -287,13 +290,23 @@ def _draw(judge: Judge, images: Images, top: Mapping[int, StrangePicture], run: 
                 "restored": to_uint8(first.restored[place]),
                 "error": heat(errors[place], most),
             },
-            (one.path, f"{one.rank}: {decibels(one.psnr)} dB, expected {decibels(one.expected)}"),
+            captions(one, images.source),
         )
         for place, one in enumerate(top[row] for row in rows.tolist())
     ]
-    title = f"the strangest of {images.source.spec}, by {judge.restorer.pretext.kind}"
-    save_png(sheet(shown, title), run.folder / SHEET)
+    title = f"The strangest of {name_of(images.source.spec)}, judged by {judge.restorer.pretext.kind}"
+    save_png(sheet(shown, title, {"error": heat_key(most)}), run.folder / SHEET)
     run.image("sheet", run.folder / SHEET, 0)
+
+
+def captions(picture: StrangePicture, source: Source) -> tuple[str, ...]:
+    """Its path below the folder of the source, its rank, and how much worse it is restored than expected."""
+    side = "below" if picture.surprise >= 0 else "above"
+    return (
+        picture.path.removeprefix(f"{as_utf8(source.spec.partition(':')[2])}/"),
+        f"{picture.rank}: {decibels(abs(picture.surprise))} dB {side} expected",
+        f"{decibels(picture.psnr)} instead of {decibels(picture.expected)} dB",
+    )
 
 
 def first_and_errors(copies: Iterator[Tried], clean: Tensor) -> tuple[Tried, Tensor]:

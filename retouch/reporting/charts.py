@@ -256,15 +256,15 @@ def reliability_chart(found: Sequence[Bin], words: Reliability = OF_ANSWERS) -> 
     total = sum(one.n for one in found)
     ticks = (0.0, 0.5, 1.0)
     parts = [svg.line("axis", x(0), y(tick), x(1), y(tick)) for tick in ticks]
-    parts += [svg.text(x(0) - 6, y(tick) + 3.5, f"{100 * tick:.0f}", "end") for tick in ticks]
-    parts += [svg.text(x(tick), bottom + 14, f"{100 * tick:.0f}", "middle") for tick in ticks]
+    parts += [svg.text(x(0) - 12, y(tick) + 3.5, f"{100 * tick:.0f}", "end") for tick in ticks]
+    parts += [svg.text(x(tick), bottom + 20, f"{100 * tick:.0f}", "middle") for tick in ticks]
     parts += [
-        svg.text(x(0), top - 10, words.right, "start", "name"),
-        svg.text(x(1), bottom + 28, words.sure, "end", "name"),
+        svg.text(x(0), top - 12, words.right, "start", "name"),
+        svg.text(x(1), bottom + 34, words.sure, "end", "name"),
     ]
     parts.append(svg.line("chance", x(0), y(0), x(1), y(1)))
     for one in found:
         tooltip = words.tooltip.format(one.n, 100 * one.confidence, 100 * one.accuracy)
         place = {"cx": x(one.confidence), "cy": y(one.accuracy), "r": 2 + 8 * math.sqrt(one.n / total)}
         parts.append(svg.tag("circle", svg.title(tooltip), class_="dot bin", **place))
-    return svg.chart(RELIABLE, bottom + 34, words.title, *parts)
+    return svg.chart(RELIABLE, bottom + 40, words.title, *parts)

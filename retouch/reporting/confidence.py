@@ -10,10 +10,10 @@ from finetune.metrics import Bin, calibration_error, chance_calibration_error, r
 from retouch.reporting.sentences import number
 
 RELIABILITY = (
-    "How confident the same classifiers were, and how often they were right. Answers are grouped into ten bins by "
-    "confidence: 0 to 10%, 10 to 20%, and so on. Each dot is a bin, larger for more answers. On the line, confidence "
-    "equals accuracy; below it, the classifier is overconfident. The expected calibration error is the mean distance "
-    "from the line. Lower is better, but even perfect calibration leaves a small error by chance."
+    "How confident the same classifiers were before calibration, and how often they were right. Answers are grouped "
+    "into ten bins by confidence: 0 to 10%, 10 to 20%, and so on. Each dot is a bin, larger for more answers. On the "
+    "line, confidence equals accuracy; below it, the classifier is overconfident. The expected calibration error is "
+    "the mean distance from the line. Lower is better, but even perfect calibration leaves a small error by chance."
 )
 LABELS_RELIABILITY = (
     "The probabilities that the same probes give to labels, calibrated as in retouch predict, and how often images "

@@ -99,6 +99,27 @@ def test_of_pictures_that_are_damaged_here_scores_are_known(run_of: RunOf, pictu
     assert other.pictures[0].before != found.pictures[0].before
 
 
+def test_the_sheet_says_how_much_better_a_picture_has_become_where_that_is_known(
+    run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions: list[Sequence[str]] = []
+
+    def drawing(columns: Sequence[Shown], title: str) -> Image.Image:
+        captions.extend(one.captions for one in columns)
+        assert title == f"Restored by denoise: {pictures.name}"
+        return sheet(columns, title)
+
+    monkeypatch.setattr(stage, "sheet", drawing)
+    found = restore(run_of("denoise"), pictures, tmp_path / "out", "damage=recipe")
+    for one, said in zip(found.pictures, captions, strict=True):
+        assert one.before is not None
+        assert one.after is not None
+        assert list(said) == [one.file, f"PSNR {one.after.psnr:.1f} dB (before {one.before.psnr:.1f})"]
+    captions.clear()
+    restore(run_of("denoise"), pictures, tmp_path / "other")
+    assert [list(said) for said in captions] == [[one.file] for one in found.pictures]
+
+
 def test_what_is_drawn_for_a_picture_does_not_depend_on_the_others(
     run_of: RunOf, pictures: Path, tmp_path: Path
 ) -> None:

@@ -6,8 +6,9 @@ import csv
 import json
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,9 @@ from common.encoders.provenance import Provenance
 from common.errors import UserError
 from common.files import write_json
 from pretrain.restoring import strange as stage
-from pretrain.restoring.results import StrangeResult
+from pretrain.restoring.results import StrangePicture, StrangeResult
 from pretrain.restoring.sheets import Shown, heat, sheet
-from pretrain.restoring.strange import Tried, decibels, expected_psnr, first_and_errors, ranked
+from pretrain.restoring.strange import Tried, captions, decibels, expected_psnr, first_and_errors, ranked
 from tests.pretrain.restoring.toys import SIDE, RunOf, save
 
 QUIET = ["wandb.mode=disabled", "precision=float32", "data.workers=0"]
@@ -69,6 +70,26 @@ def test_of_few_pictures_or_of_equally_hard_ones_the_line_is_as_steep_as_the_tri
     assert expected_psnr(np.array([30.0]), np.array([25.0])).tolist() == [30]
     same = np.full(40, 20.0)
     assert expected_psnr(np.arange(40.0), same).tolist() == [19.5] * 40
+
+
+def test_no_more_is_expected_than_of_the_best_picture() -> None:
+    """Gray pictures are restored by doing nothing, at 100 dB, but no colorizer leaves them quite gray."""
+    trivial = np.append(np.linspace(15, 35, 50), [100.0, 100.0])
+    network = np.append(0.8 * np.linspace(15, 35, 50) + 4, [28.0, 33.0])
+    network[7] -= 6  # really strange
+    found = ranked([str(place) for place in range(52)], network, trivial)
+    assert [one.path for one in found[:2]] == ["7", "50"]
+    assert (found[1].expected, found[1].surprise) == (33, 5)
+
+
+def test_a_sheet_says_how_much_worse_than_expected() -> None:
+    picture = StrangePicture(
+        rank=3, path="/home/me/mix/a/b.png", surprise=2.34, psnr=20.0, trivial=19.0, expected=22.34, rank_by_psnr=9
+    )
+    source: Any = SimpleNamespace(spec="folder:/home/me/mix")
+    assert captions(picture, source) == ("a/b.png", "3: 2.3 dB below expected", "20.0 instead of 22.3 dB")
+    better = picture.model_copy(update={"surprise": -0.34, "expected": 19.66})
+    assert captions(better, source)[1] == "3: 0.3 dB above expected"
 
 
 def test_heat_goes_from_black_through_red_and_yellow_to_white() -> None:
@@ -194,18 +215,19 @@ def test_results_are_written_before_the_sheet_which_does_without_pictures_that_h
         write_json(path, value)
         Path(value["top"][0]["path"]).unlink()
 
-    def drawing(columns: Sequence[Shown], title: str) -> Image.Image:
+    def drawing(columns: Sequence[Shown], title: str, keys: Mapping[str, Image.Image]) -> Image.Image:
         assert (tmp_path / "out" / "results.json").is_file()
         assert (tmp_path / "out" / "strange.csv").is_file()
         shown.extend(columns)
-        return sheet(columns, title)
+        return sheet(columns, title, keys)
 
     monkeypatch.setattr(stage, "write_json", writing)
     monkeypatch.setattr("pretrain.restoring.strange.sheet", drawing)
     found = strange(run_of("denoise"), pictures, tmp_path / "out", "draws=2")
-    assert [one.captions[0] for one in shown] == [one.path for one in found.pictures[1:]]
-    for one in shown:  # each with its own picture
-        square = load_images(build_source(one.captions[0], single=True), SIDE).rows(torch.tensor([0]))[0]
+    paths = [str(pictures / one.captions[0]) for one in shown]
+    assert paths == [one.path for one in found.pictures[1:]]
+    for one, path in zip(shown, paths, strict=True):  # each with its own picture
+        square = load_images(build_source(path, single=True), SIDE).rows(torch.tensor([0]))[0]
         assert torch.equal(one.rows["original"], square)
 
 
