@@ -38,11 +38,11 @@ def fit_simple(parts: Parts, saved: Plan | None, kept: float) -> SimpleDone | No
     """Fit and judge the simple methods: those of the plan, or those that are fast enough; None if a signal stopped it.
 
     Args:
-        kept: seconds reserved for the networks; if none, the simple methods share the time that is left.
+        kept: seconds reserved for the networks; if none, each may take most of the time that is left.
     """
     everything = parts.images.judged + parts.images.fitted + parts.images.tested
     names, left_out = [], []
-    for place, one in enumerate(parts.field.simple):
+    for one in parts.field.simple:
         if saved is not None and one.name not in saved.simple:
             continue
         if saved is None and parts.journal.of(one.name) is None:
@@ -50,7 +50,7 @@ def fit_simple(parts: Parts, saved: Plan | None, kept: float) -> SimpleDone | No
             needed = learning_seconds(one, speed) + speed.image * everything
             left, most = time_left(parts), planning.BASELINE_SHARE * parts.config.seconds
             if not kept:
-                most = max(most, planning.ALONE * left / (len(parts.field.simple) - place))
+                most = max(most, planning.ALONE * left)
             most = max(0.0, min(most, left - kept))
             if needed > most:
                 left_out.append(

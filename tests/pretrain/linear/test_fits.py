@@ -39,7 +39,7 @@ from tests.pretrain.toys import (
     same,
     settings,
 )
-from tests.recipe import logged
+from tests.recipe import last_checkpoint, logged
 
 HERE = World(0, 1, torch.device("cpu"))
 
@@ -218,7 +218,7 @@ def test_a_run_killed_after_its_last_step_is_finished_from_its_statistics(
         patch.setattr(export, "export_encoder", dying)
         with pytest.raises(Killed):
             pretrain(settings(tmp_path / "run", "pca"))
-    [last] = (tmp_path / "run" / "checkpoints").iterdir()
+    last = last_checkpoint(tmp_path / "run")
     assert (last / "statistics.safetensors").is_file()
     assert weights(run(settings(tmp_path / "run", "pca", resume=True)).out) == weights(finished("pca").out)
     assert not (last / "statistics.safetensors").exists()

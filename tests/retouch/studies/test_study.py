@@ -339,8 +339,8 @@ def test_a_budget_that_is_too_small_for_training_is_answered_all_the_same(tmp_pa
     assert {one.kind for one in report.contenders} <= {"pixels", "untrained", "simple"}
     said = [line.partition(":")[0] for line in report.left_out]
     assert {"denoise", "scratch"} <= set(said)
-    said = report.verdict[0]
-    assert re.fullmatch(r"Not answered: 4 s are too few to train a network on these images; try budget=\d+m\.", said)
+    short = r"Not answered: 4 s are too few to train a network on these images; try budget=\d+m\."
+    assert re.fullmatch(short, report.verdict[0])
     assert re.match(r"Of the rest, .* best on validation\.", report.verdict[1])
     page = Page(html(read_facts([tmp_path / "short"])))
     assert "The race" not in page.said
