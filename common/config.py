@@ -6,12 +6,13 @@ import copy
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from common.errors import UserError
+from common.files import ELSEWHERE, in_full, is_address
 from common.settings import (
     Tree,
     apply_overrides,
@@ -26,6 +27,15 @@ from common.settings import (
     write_yaml,
 )
 
+
+def _written_here(path: Path) -> Path:
+    if is_address(path):
+        raise ValueError(ELSEWHERE)
+    return path
+
+
+HomePath = Annotated[Path, AfterValidator(in_full)]  # a setting in which `~` is the home folder
+OutPath = Annotated[HomePath, AfterValidator(_written_here)]  # one where files are written
 MANY = 1_000_000_000  # the upper bound of counts of images, steps and the like, which nothing else bounds
 LONGEST_SHOWN = 100  # characters of a wrong value in a message
 LISTS = ("tuple_type", "list_type", "too_short", "too_long")  # pydantic's error types for what a user calls a list

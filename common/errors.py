@@ -33,20 +33,33 @@ REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_PLACE = {errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}  # a file is where a folder should be, or it has no name
 
+ALLOCATION = re.compile(r"Allocator: (can't allocate memory|not enough memory)|CUDA out of memory")
+
+IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY}  # a folder in place of a file, or the reverse
+
 LONG = 200  # characters of a path that is too long, in a message
 
 
 def refused_by_system(error: Exception) -> str:
     """What to do about an error that only the user can fix: a missing permission, a full disk, a limit of file sizes.
 
-    Also a name that is too long. Empty for all other errors.
+    Also a name that is too long, a folder where a file belongs, and too little memory, of the machine or of a GPU.
+    Empty for all other errors.
     """
+    if _is_out_of_memory(error):
+        return (
+            f"memory ran out ({one_line(error, 150)}); lower batch_size, data.image_size or data.workers, or stop "
+            "other programs"
+        )
     number, path = getattr(error, "errno", None), getattr(error, "filename", None)
     if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):  # as safetensors puts it
         number = int(found[1])
     if number in REFUSED:
         what = f"{os.strerror(number)}: {path}" if path else os.strerror(number)
         return f"{what}; change the permissions of it or of a folder above it, or choose another"
+    if number in IN_THE_WAY and path:
+        target = getattr(error, "filename2", None) or path  # of a file that is renamed
+        return f"{os.strerror(number)}: {target}; move it away, or choose another folder"
     if number == errno.ENAMETOOLONG:
         shown = "" if not path else f": {path}" if len(str(path)) <= LONG else f": {str(path)[:LONG]}..."
         return f"{os.strerror(number)}{shown}; choose a shorter name, or a folder with a shorter path"
@@ -54,6 +67,13 @@ def refused_by_system(error: Exception) -> str:
         room = "raise the limit (ulimit -f)" if number == errno.EFBIG else "make room on the disk"
         return f"a file cannot be written: {os.strerror(number)}; {room}"
     return ""
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether numpy, Arrow, torch or the system could not allocate; torch says so in words, and has a type for GPUs."""
+    if isinstance(error, RuntimeError):
+        return type(error).__name__ == "OutOfMemoryError" or ALLOCATION.search(str(error)) is not None
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
 
 
 def cache_refused(error: BaseException, setting: str) -> str:

@@ -16,6 +16,27 @@ from typing import Any
 from common.errors import UserError
 
 LONGEST_NAME = 255  # bytes of a name, on nearly all file systems
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # not a drive, which has one letter
+ELSEWHERE = "this is an address, but files are written to this machine only: give a path here, and copy them afterwards"
+
+
+def in_full(path: str | Path) -> Path:
+    """A path with the home folder in place of ``~``.
+
+    A name that only begins so, such as ``~backup``, is itself: a user may be called ``backup`` without anybody's
+    knowing. So is ``~`` where there is no home folder, for which ``Path.expanduser`` raises an error.
+    """
+    path = Path(path)
+    return Path(os.path.expanduser(path)) if path.parts[:1] == ("~",) else path  # noqa: PTH111
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path is UTF-8, which safetensors requires."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_too_long(path: Path) -> bool:
@@ -27,6 +48,12 @@ def is_too_long(path: Path) -> bool:
     return False
 
 
+def is_address(path: Path) -> bool:
+    """Whether it is meant for a server, as ``s3://bucket/run``: it would become a folder ``s3:`` of this machine."""
+    scheme = path.parts[0] if path.parts else ""
+    return ADDRESS.fullmatch(scheme) is not None and not Path(scheme).exists()
+
+
 def check_place(folder: Path, key: str) -> None:
     """Check that a folder can be written to, or made, before anything is; ``key`` is the setting that names it.
 
@@ -35,6 +62,14 @@ def check_place(folder: Path, key: str) -> None:
     """
     if "\0" in str(folder):
         raise UserError(f"{key}: no path has a zero byte in it: {str(folder)!r}; remove it")
+    if not is_utf8(folder):
+        raise UserError(
+            f"{key}: {str(folder)!a} is not UTF-8, which names of files of weights must be; choose another {key}"
+        )
+    if folder.parts[:1] == ("~",):
+        raise UserError(
+            f"{key}: there is no home folder here (HOME is not set), so {folder} is nowhere; write it in full"
+        )
     if is_too_long(folder):
         raise UserError(f"{key}: {str(folder)[:60]}...: longer than this file system takes; choose a shorter {key}")
     if folder.exists() and not folder.is_dir():
@@ -77,7 +112,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name is one that ``leftover`` recognizes if a kill leaves it behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _temporary(path)
+    unfinished = _temporary(path.absolute())  # pyarrow takes a relative path such as `12:30/a.parquet` for an address
     try:
         yield unfinished
         _sync(unfinished)
@@ -152,7 +187,7 @@ def run_stage(folder: str | Path) -> str | None:
         # called for every folder of a data set; if this is a named pipe, reading it would block
         with os.fdopen(os.open(f"{folder}/config.yaml", os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             return stage_of(file.readline(LONGEST_MARK))
-    except OSError:
+    except (OSError, ValueError):  # the latter of a zero byte, which no path has
         return None
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from common.config import Config, read_settings, validate
 from common.errors import UserError
-from common.files import as_utf8, run_stage
+from common.files import as_utf8, in_full, run_stage
 
 if TYPE_CHECKING:
     from common.runs.folder import StageConfig
@@ -109,7 +109,7 @@ def find_recipe(name: str, stage: str | None = None) -> Recipe:
     if len(found) > 1:
         raise UserError(f"recipe {name!r} is ambiguous: choose {' or '.join(full_names(found))}")
     if not found:
-        if stage is not None and Path(name).is_dir():
+        if stage is not None and name and Path(name).is_dir():
             raise _folder(name, stage)
         raise UserError(f"no recipe {name!r}{_hint(name, known)}; {_choices(stage)}")
     return found[0]
@@ -190,7 +190,7 @@ def understand(stage: str, source: Settings | None, overrides: Sequence[str] = (
         recipe = find_recipe(source, stage)
         return Given(recipe.path, recipe.name, f"recipe {recipe.name}", tuple(overrides))
     if isinstance(source, (str, Path)):
-        path = Path(source)
+        path = in_full(source)
         if path.is_dir():
             raise _folder(path, stage)
         if not path.exists() and path.stem in (one.name for one in recipes(stage)):
@@ -211,7 +211,7 @@ def understand_run(stage: str, source: Settings | None, overrides: Sequence[str]
         overrides, source = (source, *overrides), None
     if isinstance(source, (str, Path)):
         if str(source).endswith(YAML):
-            return Given(Path(source), stage, str(source), tuple(overrides))
+            return Given(in_full(source), stage, str(source), tuple(overrides))
         if any(text.startswith("run=") for text in overrides):
             raise UserError(f"run: given as {source} and as run=...; give it once")
         source = {"run": str(source)}

@@ -22,6 +22,7 @@ Schema = type[BaseModel]
 Tree = dict[str, Any]
 
 TAG = "tag:yaml.org,2002:"
+MOST_VALUES = 100_000  # in one file
 INT = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*$")  # decimal: YAML 1.1 would read 010 as 8, and Python reads it as 10
 FLOAT = re.compile(
     r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
@@ -41,6 +42,8 @@ FITS: dict[type, tuple[type, ...]] = {
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1, but ``1e-3`` is a number and all integers are decimal, while dates and ``12:30`` are text."""
+
+    built = 0  # values of the text, with each that an anchor repeats
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in pairs if tag.removeprefix(TAG) not in ("timestamp", "int", "float")]
@@ -279,11 +282,16 @@ def _why_not_yaml(error: Exception) -> str:
 
 
 def _build(loader: _Loader, node: yaml.Node, annotation: Any) -> Any:
+    loader.built += 1
+    if loader.built > MOST_VALUES:  # a few lines with anchors may stand for billions
+        raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values; each *name repeats what &name holds")
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, item, _items(annotation)) for item in node.value]
     if isinstance(node, yaml.MappingNode):
         names: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key.start_mark)
             name = str(key.value)
             if name in names and key.tag != f"{TAG}merge":
                 raise yaml.MarkedYAMLError(problem=f"key {name!r} appears twice", problem_mark=key.start_mark)

@@ -28,7 +28,7 @@ from common.encoders.head import Answers
 from common.encoders.hub import local_folder, on_hub
 from common.encoders.load import ENCODER, load_classifier, load_encoder, read_encoder_card
 from common.errors import UserError, one_line
-from common.files import GROUP, command, new_folder, run_stage, write_json
+from common.files import GROUP, command, in_full, new_folder, run_stage, write_json
 from common.runs.results import Record
 from finetune.applied import Applied, Masked, Probed
 from finetune.heads import Head
@@ -122,7 +122,7 @@ def keep(head: Head, saved: Saved, images: Images, encoder: Path, encoder_card: 
         run: the folder of the run that keeps the head.
     """
     remote = on_hub(encoder)
-    here = encoder if remote else encoder.expanduser().absolute()
+    here = encoder if remote else in_full(encoder).absolute()
     card = ClassifierCard(
         task=saved.task,
         answers=saved.answers,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from common.augment import AugmentConfig
-from common.config import MANY, Config, ProblemsError
+from common.config import MANY, Config, HomePath, ProblemsError
 from common.corruptions import AnyCorruption, Gaussian, Gray, Holes
 from common.data.levels import LevelsSetting
 from common.encoders.config import StartConfig
@@ -86,7 +85,7 @@ class ProbeConfig(Repeated):
     )
     free_keys: ClassVar[frozenset[str]] = Repeated.free_keys | {"data.workers", "data.cache"}
 
-    encoder: Path
+    encoder: HomePath
     """A finished run, its encoder/ folder, or hf:USER/NAME; or runs made with `seeds`, each of which is probed."""
     precision: Precision = "auto"
     """Precision of the encoder; auto: bfloat16 where the machine is fast at it, else float32."""
@@ -109,7 +108,7 @@ class ProbeConfig(Repeated):
     """Accuracy from few labels to all, and how many labels the encoder saves: true, or a list of shares."""
     feature_cache: bool = True
     """Keep features on disk for the next probe of the same encoder and images."""
-    cache_folder: Path | None = None
+    cache_folder: HomePath | None = None
     """Folder of cached features; by default RETOUCH_CACHE or ~/.cache/retouch."""
 
     @field_validator("label_efficiency", mode="before")
@@ -180,7 +179,7 @@ class EmbedConfig(StageConfig):
     writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, "features.parquet")
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers"}
 
-    encoder: Path
+    encoder: HomePath
     """A finished run, its encoder/ folder, or hf:USER/NAME."""
     precision: Precision = "auto"
     """Precision of the encoder; auto: bfloat16 where the machine is fast at it, else float32."""

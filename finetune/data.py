@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from common.data import (
 )
 from common.data.images import Cache, kept_rows
 from common.data.levels import Levels, LevelsSetting
-from common.data.split import classes_without, first, with_counts
+from common.data.split import alike, classes_without, first, with_counts
 from common.encoders.provenance import Provenance, warn_of_levels
 from common.errors import UserError, check_all
 from common.machine.cores import usable_cores
@@ -266,7 +267,8 @@ def _classes(train: Labels, test: Labels) -> str:
 
 
 def _warn_of_gaps(train: Labels, test: Labels) -> None:
-    """Warn of classes that cannot be measured, and of test images that cannot be classified correctly."""
+    """Warn of classes that cannot be measured, of test images that cannot be classified correctly, and of twins."""
+    warn_of_twins(train.task, train.names)
     unlearned, untested = classes_without(train), classes_without(test)
     wrong = [name for name in unlearned if name not in untested]
     if untested:
@@ -274,6 +276,14 @@ def _warn_of_gaps(train: Labels, test: Labels) -> None:
     if wrong:
         log.warning(
             "task %s: test images of %s count as wrong, since no training image shows them", train.task, first(wrong)
+        )
+
+
+def warn_of_twins(task: str, names: Sequence[str]) -> None:
+    """Warn of classes or labels that are probably one, written in two ways."""
+    if twins := alike(names):
+        log.warning(
+            "task %s: %s differ in upper and lower case alone; if they are one, write them alike", task, first(twins)
         )
 
 

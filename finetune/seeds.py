@@ -6,8 +6,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rich.console import Console
-
 from common.encoders.load import read_encoder_card
 from common.errors import UserError, check_all
 from common.files import GROUP, run_stage
@@ -15,6 +13,7 @@ from common.machine.distributed import World, world
 from common.runs.folder import check_run_folder, numbered, with_group
 from common.runs.made import ENCODER_INPUT
 from common.runs.results import RESULTS
+from common.runs.screen import print_line, screen
 from common.runs.seeds import check_group, finished_runs, has_finished, one_of, open_group, seed_of, with_each_seed
 from common.runs.spread import Spread
 from finetune import probe as one_probe
@@ -169,9 +168,9 @@ def _of_several(runs: Sequence[Sequence[Several]]) -> Iterator[SubjectSpread]:
 
 def _print(config: ProbeConfig, report: ProbeReport) -> None:
     """The table and the notes, on the console."""
-    console = Console(width=None if Console().is_terminal else 100)
+    console = screen()
     assert report.seeds is not None
     console.print(seeds_table(report.seeds, group_title(report)))
     for note in report.notes:
-        console.print(f"  {note}", highlight=False)
-    console.print(f"  all results: {config.out / RESULTS}", highlight=False)
+        print_line(console, f"  {note}")
+    print_line(console, f"  all results: {config.out / RESULTS}")

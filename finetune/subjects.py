@@ -15,6 +15,7 @@ from common.encoders.card import EncoderCard
 from common.encoders.load import read_encoder_card
 from common.engine.schedule import position_seed
 from common.errors import check_all
+from common.files import in_full
 from common.machine.cache import cache_folder
 from finetune.baselines import Pixels, untrained
 from finetune.config import ProbeConfig
@@ -107,7 +108,7 @@ def features_of(
     if subject.identity is None or not config.feature_cache:
         return extract(subject.encoder, images, subject.parts, how)
     key = feature_key(subject.encoder, subject.identity, images, split, limit, subject.parts, how)
-    folder = (config.cache_folder or cache_folder()).expanduser()
+    folder = in_full(config.cache_folder or cache_folder())
     return cached_features(folder, key, subject.encoder, images, subject.parts, how)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
-
 from common.runs.folder import Run
 from common.runs.results import RESULTS
+from common.runs.screen import print_line, screen
 from finetune.config import FinetuneConfig, ProbeConfig
 from finetune.kinds.masks import strengths
 from finetune.lines import data_names, finetune_lines, probe_lines, task_names
@@ -153,7 +152,7 @@ def unconverged(name: str, one: Probed | LabelProbed) -> list[str]:
 
 def print_report(run: Run, report: ProbeReport) -> None:
     """The tables and notes, on the console."""
-    console = Console(width=None if Console().is_terminal else 100)
+    console = screen()
     if report.results:
         console.print(results_table(probe_lines(report.results)))
     for many in (*report.multilabel, *report.dense):
@@ -167,10 +166,10 @@ def print_report(run: Run, report: ProbeReport) -> None:
     for task, result in zip(task_names(report.results), report.results, strict=True):
         if result.label_efficiency is not None:
             for line in worth_lines(task, result.encoder.title, result.label_efficiency):
-                console.print(f"  {line}", highlight=False)
+                print_line(console, f"  {line}")
     for note in report.notes:
-        console.print(f"  {note}", highlight=False)
-    console.print(f"  all results: {run.folder / RESULTS}", highlight=False)
+        print_line(console, f"  {note}")
+    print_line(console, f"  all results: {run.folder / RESULTS}")
 
 
 def log_report(run: Run, report: ProbeReport) -> None:
@@ -193,10 +192,10 @@ def log_report(run: Run, report: ProbeReport) -> None:
 
 def print_finetuned(config: FinetuneConfig, result: FinetuneResult) -> None:
     """The table and the notes of fine-tuning, on the console."""
-    console = Console(width=None if Console().is_terminal else 100)
+    console = screen()
     console.print(results_table(finetune_lines(result)))
     for note in result.notes:
-        console.print(f"  {note}", highlight=False)
+        print_line(console, f"  {note}")
     log.info("classifier written to %s, results to %s", config.out / "classifier", config.out / RESULTS)
 
 

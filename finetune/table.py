@@ -121,7 +121,7 @@ def damage_table(results: Sequence[ProbeResult]) -> Table:
         scores = [result.linear.test, *(result.linear.damaged.get(damage) for damage in damages)]
         # the interval goes below the accuracy, so that three kinds of damage fit in 100 columns
         shown = ["" if score is None else escape(percent(score, "\n")) for score in scores]
-        table.add_row(result.encoder.title, task, *shown)
+        table.add_row(escape(result.encoder.title), escape(task), *shown)
     return table
 
 
@@ -137,9 +137,10 @@ def properties_table(results: Sequence[ProbeResult]) -> Table:
     for task, result, code in codes:
         entries = f"{code.nonzeros:,.0f} of {code.size:,}"
         shown = [two_decimals(code.invariance.get(change)) for change in changes]
-        shared = [result.encoder.title, entries, f"{code.bytes:,.0f}", *shown]
+        shared = [escape(result.encoder.title), entries, f"{code.bytes:,.0f}", *shown]
         table.add_row(
-            *([""] * len(shared) if shared == above else shared), f"{task} {100 * result.linear.test.accuracy:.1f}"
+            *([""] * len(shared) if shared == above else shared),
+            f"{escape(task)} {100 * result.linear.test.accuracy:.1f}",
         )
         above = shared
     return table

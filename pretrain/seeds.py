@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from rich.console import Console
-
 from common.engine.loop import Trained
 from common.errors import check_all
 from common.files import write_json
 from common.machine.distributed import gather, world
 from common.runs.folder import check_run_folder, numbered, say_how_to_continue
 from common.runs.results import RESULTS
+from common.runs.screen import screen
 from common.runs.seeds import check_group, has_finished, open_group, with_each_seed
 from common.runs.spread import spread_table
 from pretrain import run
@@ -61,7 +60,7 @@ def _summarized(config: PretrainConfig, runs: list[PretrainConfig], training: Tr
     """Write the summary of the runs, and show it."""
     found = PretrainSeeds.of([one.seed for one in runs], [read_results(one.out) for one in runs])
     write_json(config.out / RESULTS, found.model_dump(mode="json"))
-    console = Console(width=None if Console().is_terminal else 100)
+    console = screen()
     console.print(spread_table(f"{found.runs[0].method} over {len(runs)} seeds", found.spreads))
     log.info("all of these runs: %s", config.out)
     return Pretrained(training, config.out, seeds=found)

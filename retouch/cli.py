@@ -13,8 +13,9 @@ from common.errors import check_all
 from common.machine.versions import signature
 from common.recipes import STAGES, find_recipe, full_names, listing, offered, recipes, sweeps
 from common.runs.completion import complete_run, remember_keys
-from common.runs.console import Parser, Stage, add_stages, answer, columns, program, say
+from common.runs.console import Parser, Stage, add_stages, answer, columns, program
 from common.runs.describe import describe, settings_of
+from common.runs.screen import say
 from common.settings import check_overrides
 from finetune.__main__ import STAGES as TRANSFER
 from pretrain.__main__ import RESTORING

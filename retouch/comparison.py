@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from common.errors import UserError
 from common.runs.results import RESULTS, Record
+from common.runs.screen import print_line, screen
 from finetune.lines import task_names
 from finetune.metrics import compare
 from finetune.predictions import PREDICTIONS, read_predictions
@@ -250,8 +250,8 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, Leaf]]:
 
 def show(found: Repetition) -> None:
     """Print the table and the verdict on the console."""
-    console = Console(width=None if Console().is_terminal else 100)
-    table = Table(title=f"{found.of}, run again in {found.folder}", title_justify="left")
+    console = screen()
+    table = Table(title=escape(f"{found.of}, run again in {found.folder}"), title_justify="left")
     for column in ("", "then", "now", "95% interval then", "paired difference", ""):
         table.add_column(column)
     for one in found.numbers:
@@ -260,7 +260,7 @@ def show(found: Repetition) -> None:
         table.add_row(escape(one.name), f"{one.then:.6g}", now, escape(interval), escape(_difference(one)), one.state)
     console.print(table)
     for line in sentences(found):
-        console.print(line, highlight=False, markup=False)
+        print_line(console, line)
 
 
 def _difference(one: Number) -> str:

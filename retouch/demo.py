@@ -7,16 +7,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from common.encoders.load import ENCODER
 from common.encoders.readme import README
 from common.errors import UserError
-from common.files import write_text
+from common.files import in_full, write_text
 from common.machine.cores import leave_busy_cores
 from common.recipes import stage_config
 from common.runs.console import program
 from common.runs.folder import check_run_folder
+from common.runs.screen import screen
 from finetune.config import ProbeConfig
 from finetune.lines import probe_lines
 from finetune.probe import probe
@@ -48,7 +47,7 @@ def demo(
     Returns:
         The results of both probes, as in their ``results.json``.
     """
-    started, out = time.monotonic(), Path(out)
+    started, out = time.monotonic(), in_full(out)
     configs = {
         name: stage_config(PretrainConfig, source, [*_named(out, name), *pretraining])
         for name, source in PRETRAINING.items()
@@ -72,7 +71,7 @@ def demo(
         changes += [f"encoder={pretrained.encoder}", f"baselines.pixels={pixels}", *probing]
         results += probe(stage_config(ProbeConfig, PROBE, changes), show=False).results
 
-    console = Console(width=None if Console().is_terminal else 100)
+    console = screen()
     console.print(results_table(probe_lines(results)))
     write_text(out / "table.md", results_markdown(probe_lines(results)))
     report = write_report([out], out / REPORT)
@@ -90,7 +89,7 @@ def demo(
         f"  {program('retouch')} probe linear encoder=runs/mine data=my/labeled out=runs/mine-probe",
         f"  {program('retouch')} report runs/mine runs/mine-probe -o report.html",
     ):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return results
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from common.data import build_source, load_images
@@ -23,6 +22,7 @@ from common.machine.distributed import world
 from common.pixels import to_float
 from common.recipes import stage_config
 from common.runs.folder import StageConfig, open_run
+from common.runs.screen import screen
 from common.runs.tracking import WandbConfig
 from finetune.config import ProbeConfig
 from finetune.probe import probe
@@ -102,7 +102,7 @@ def _lecture(out: Path) -> list[Row]:
         _pretrain(out, name)
         rows.append(_measure(out, name))
 
-    Console(width=None if Console().is_terminal else 120).print(_table(rows))
+    screen(pipe_width=120).print(_table(rows))
     write_text(out / "table.md", markdown(HEADER, map(_cells, rows), right=True))
     for line in (
         f"done in {time.monotonic() - started:.0f} s",

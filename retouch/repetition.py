@@ -14,7 +14,7 @@ from typing import NamedTuple
 from common.config import load_config
 from common.encoders.load import read_encoder_card
 from common.errors import UserError, check_all
-from common.files import command, run_stage
+from common.files import command, in_full, run_stage
 from common.machine.distributed import World, gather, world
 from common.runs.folder import check_run_folder, numbered
 from common.runs.made import ENCODER_INPUT, Made, made
@@ -62,10 +62,10 @@ def repeat(result: str | Path, out: str | Path | None = None, *, resume: bool = 
     """
     if resume and out is None:
         raise UserError("to continue a repetition, name its folder: -o FOLDER --resume")
-    folder = result_folder(Path(result))
+    folder = result_folder(in_full(result))
     then = read_any(folder)
     settings = _settings(folder, then)
-    where = folder.with_name(f"{folder.name}-repeat-{{n}}") if out is None else Path(out)
+    where = folder.with_name(f"{folder.name}-repeat-{{n}}") if out is None else in_full(out)
     config = settings.model_copy(update={"out": where, "resume": resume, "overwrite": False})
     with world() as here, numbered(config, here) as config:
         changed, _ = check_all(lambda: _changed(folder, then, config, here), lambda: check_run_folder(config))

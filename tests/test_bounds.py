@@ -1,4 +1,4 @@
-"""Every setting that is a number has a lower and an upper bound, so that no typing error becomes a run of nothing."""
+"""Every setting that is a number is bounded, so that no typing error becomes a run of nothing; every path knows `~`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
 
 import common
 import finetune
@@ -126,3 +130,26 @@ def test_every_number_is_finite() -> None:
 def test_what_must_be_positive_is_large_enough_to_divide_by() -> None:
     taken = {number.name for number in NUMBERS if number.positive and not _refuses(number, 1e-300)}
     assert taken == set()
+
+
+def _paths() -> Iterator[tuple[str, Any]]:
+    """The settings that are paths, and what checks their values."""
+    for block in dict.fromkeys(_blocks()):
+        if block.__module__.partition(".")[0] in ("common", "pretrain", "finetune", "retouch") and block not in WRITTEN:
+            for key, schema in block.model_json_schema(mode="validation").get("properties", {}).items():
+                if "'format': 'path'" in str(schema):
+                    field = block.model_fields[key]
+                    checked: Any = Annotated[field.annotation, None, *field.metadata]
+                    yield f"{block.__name__}.{key}", TypeAdapter(checked)
+
+
+def test_the_home_folder_may_be_written_short_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    found = {}
+    for name, adapter in _paths():
+        try:
+            found[name] = adapter.validate_python("~/a")
+        except ValidationError:
+            [found[name]] = adapter.validate_python(["~/a"])
+    assert {"PretrainConfig.out", "ProbeConfig.encoder", "PredictConfig.run", "ExportConfig.report"} <= found.keys()
+    assert {name: path for name, path in found.items() if path != Path("/home/me/a")} == {}

@@ -21,7 +21,7 @@ from common.data.request import Request, Scheme
 from common.data.source import Source
 from common.data.zipped import zip_source
 from common.errors import UserError, check_all
-from common.files import is_too_long, refuse_stream
+from common.files import in_full, is_too_long, refuse_stream
 
 log = logging.getLogger("retouch")
 
@@ -117,7 +117,7 @@ def build_source(
         scheme = SOURCES[name]
     if not rest and not scheme.complete:
         raise UserError(f"{spec!r} is incomplete; the form is {scheme.form}")
-    request = Request(spec, rest, split, image, label, root, seed)
+    request = Request(spec, rest, split, image, label, root and str(in_full(root)), seed)
     source, _ = check_all(lambda: _opened(scheme, request), lambda: scheme.check(request))
     if levels is not None:
         source.set_levels(Levels(*levels))
@@ -126,7 +126,7 @@ def build_source(
 
 def _opened(scheme: Scheme, request: Request) -> Source:
     if scheme.path:
-        refuse_stream(Path(request.rest).expanduser(), request.spec)
+        refuse_stream(in_full(request.rest), request.spec)
     return scheme.open(request)
 
 
@@ -143,7 +143,7 @@ def reopened(spec: str | None) -> Source | None:
 
 def is_image(spec: str) -> bool:
     """Whether it is the path of one image file."""
-    path = Path(spec).expanduser()
+    path = in_full(spec)
     return path.suffix.lower() in image_suffixes() and path.is_file()
 
 
@@ -161,7 +161,7 @@ def recognize(spec: str) -> str:
         if scheme == spec and Path(spec).exists():
             log.warning("%s is the built-in source; for the folder of this name, write ./%s", spec, spec)
         return spec
-    path = Path(spec).expanduser()
+    path = in_full(spec)
     if is_too_long(path):
         raise UserError(
             f"{spec[:60]}...: no path may have {len(spec):,} characters here; move the images to a shorter one"

@@ -37,6 +37,12 @@ _NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+INSTEAD = {  # what may have been saved under the name of an image
+    b"version https://git-lfs": "a pointer of Git LFS, not the image: fetch it with `git lfs pull`",
+    b"<!doctype html": "a web page, not an image: download it again",
+    b"<html": "a web page, not an image: download it again",
+    b"<svg": "an SVG drawing, which has no pixels: save it as PNG",
+}
 NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}  # chunks of a PNG that determine its pixels
 
 MAX_PIXELS = 1_000_000_000  # per image; PIL's own limit of 179 million refuses panoramas and scans
@@ -48,7 +54,7 @@ def image_suffixes() -> frozenset[str]:
     """Lower-case file suffixes (``.png``) of every image type that PIL or torchvision opens."""
     known = Image.registered_extensions()  # loads PIL's plugins
     readable = (suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in _NOT_IMAGES)
-    return frozenset(readable) | {".avif", ".heic", ".heif", ".hif"}
+    return frozenset(readable) | {".avif", ".heic", ".heif", ".hif", ".mpo"}  # PIL opens the last as JPEG
 
 
 def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
@@ -76,6 +82,8 @@ def open_image(data: bytes | str | Path) -> Image.Image | Tensor:
                 return _opened(_bare_png(raw))
         if raw[4:8] == b"ftyp":
             return _open_heif(raw)
+        if why := next((why for start, why in INSTEAD.items() if raw[:100].lstrip().lower().startswith(start)), ""):
+            raise ValueError(why) from None
         if raw.startswith(TIFF) and isinstance(error, UnidentifiedImageError):
             return _open_with_torchvision(
                 raw,

@@ -23,7 +23,7 @@ from common.data.request import Request
 from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
 from common.errors import UserError
-from common.files import command, run_stage
+from common.files import command, in_full, run_stage
 from common.runs.logs import say_once
 
 log = logging.getLogger("retouch")
@@ -175,7 +175,7 @@ class FolderSource(TreeSource):
     """
 
     def __init__(self, folder: str, spec: str | None = None) -> None:
-        self.root = os.path.expanduser(folder)  # noqa: PTH111 -- a string, since it is joined a million times
+        self.root = str(in_full(folder)) if folder.startswith("~") else folder  # a string, joined a million times
         self.spec = spec or f"folder:{folder}"
         if not Path(self.root).is_dir():
             what = "is a file, not a folder" if Path(self.root).exists() else "no such folder"

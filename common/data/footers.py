@@ -72,6 +72,9 @@ def _refuse(spec: str, problems: list[str]) -> None:
 
 def _class_names(footer: Any) -> dict[str, list[str]]:
     """The classes that `datasets` has written into the footer of a parquet file, by column."""
-    note = json.loads((footer.metadata or {}).get(b"huggingface", b"{}"))
-    features = note.get("info", {}).get("features", {})
-    return {name: one["names"] for name, one in features.items() if isinstance(one, dict) and "names" in one}
+    try:
+        note = json.loads((footer.metadata or {}).get(b"huggingface", b"{}"))
+        features = note["info"]["features"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):  # of another program, or damaged
+        return {}
+    return {name: one["names"] for name, one in features if isinstance(one, dict) and "names" in one}

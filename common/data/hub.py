@@ -19,7 +19,7 @@ from common.data.request import Request
 from common.data.source import Source, digest
 from common.data.tables import TableSource, check_cache, rows_of_split
 from common.errors import UserError, reason_of
-from common.files import refuse_stream
+from common.files import in_full, refuse_stream
 
 
 class HubSource(TableSource):
@@ -54,8 +54,9 @@ def hub_source(request: Request) -> HubSource:
             which runs have been written.
     """
     spec, name, split, root = request.spec, request.name, request.named_split, request.root
-    local = Path(name).expanduser()
-    path = str(local) if local.exists() else name
+    local = in_full(name)
+    here = local.absolute() if name.startswith("~") else local  # or `datasets` would look for a home folder
+    path = str(here) if local.exists() else name
     saved = _is_saved(local)
     if not saved and (runs := run_folders(local)):
         raise UserError(

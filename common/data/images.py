@@ -8,7 +8,6 @@ without a cache, one pass decodes every row and keeps none.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -30,6 +29,7 @@ from common.errors import UserError
 from common.machine.cores import warn_of_workers
 from common.machine.distributed import gather, place
 from common.machine.memory import available_memory, readable_size
+from common.machine.started import started
 
 log = logging.getLogger("retouch")
 
@@ -249,7 +249,7 @@ def load_images(
     source = source.scaled(levels)
     say_levels(levels, source.spec)
     need = len(kept) * 3 * size * size
-    room = int(available_memory() * RAM_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    room = int(available_memory() * RAM_SHARE / started().local_size)
     if cache == "none" or (cache == "auto" and need > room):
         sizes = f"they would take {readable_size(need)}, a quarter of the free memory is {readable_size(room)}"
         reason = "" if cache == "none" else f": {sizes}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -36,6 +37,8 @@ from common.data.source import Labels, Source, class_name, digest
 from common.data.split import split_of
 from common.data.words import MISSING
 from common.errors import UserError, one_line
+from common.files import in_full
+from common.runs.logs import say_once
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path", *IMAGE_COLUMNS)
 
@@ -104,7 +107,22 @@ class ListSource(ColumnSource):
         values, names = self._labels[task]
         if missing := int((values < 0).sum()):
             raise UserError(without_label(self.spec, missing, len(self), task))
+        if double := self._with_two_labels(task):
+            say_once(
+                logging.WARNING,
+                f"{self.spec}: {len(double):,} images are listed with different labels in column {task!r}, such as "
+                f"{double[0]}: if images have several labels, list each once and set data.labels={task}",
+            )
         return Labels(values if rows is None else values[rows], names, task)
+
+    def _with_two_labels(self, task: str) -> list[str]:
+        """The paths that are listed more than once, and not with the same label."""
+        known: dict[str, int] = {}
+        values = self._labels[task][0].tolist()
+        double = [
+            path for path, value in zip(self.paths, values, strict=True) if known.setdefault(path, value) != value
+        ]
+        return list(dict.fromkeys(double))
 
     def masks(self, column: str) -> Source:
         """The masks that a column names.
@@ -144,7 +162,7 @@ def list_source(request: Request) -> ListSource:
         UserError: the file cannot be read, or a column is missing, or not clear.
     """
     spec, label = request.spec, request.label
-    file = Path(request.rest).expanduser()
+    file = in_full(request.rest)
     text = _text(spec, file)
 
     def exists(path: str) -> bool:
@@ -172,7 +190,7 @@ def list_source(request: Request) -> ListSource:
 
 def one_image(request: Request) -> ListSource:
     """The image in one file, as a source of its own."""
-    file = Path(request.rest).expanduser()
+    file = in_full(request.rest)
     return ListSource(request.spec, Table([file.name], {}), file.parent)
 
 
@@ -209,14 +227,21 @@ def _text(spec: str, file: Path) -> str:
     try:
         data = file.read_bytes()
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return data.decode("utf-16")
-        return data.decode("utf-8-sig", "surrogateescape")  # a file name may have any bytes
+            text = data.decode("utf-16")
+        else:
+            text = data.decode("utf-8-sig", "surrogateescape")  # a file name may have any bytes
     except UnicodeDecodeError:
         raise UserError(f"{spec}: {file.absolute()} is not readable as UTF-16: save it as UTF-8") from None
     except FileNotFoundError:
         raise UserError(f"{spec}: no such file: {file.absolute()}") from None
     except OSError as error:
         raise UserError(f"{spec}: {file.absolute()} cannot be read: {error.strerror}") from None
+    if "\0" in text:  # no path has one
+        line = text[: text.index("\0")].count("\n") + 1
+        raise UserError(
+            f"{spec}: {file.absolute()} has a zero byte in line {line}, so it is not UTF-8 text: save it as UTF-8"
+        )
+    return text
 
 
 def _list(text: str, label: str | None, exists: Callable[[str], bool]) -> Table:
@@ -224,7 +249,7 @@ def _list(text: str, label: str | None, exists: Callable[[str], bool]) -> Table:
     suffixes = "|".join(re.escape(suffix) for suffix in image_suffixes())
     form = re.compile(rf"([\"']?)(.*(?:{suffixes}))\1(?:[\s,;]+(\S.*))?", re.IGNORECASE)
     paths, labels = [], []
-    for line in filter(None, map(str.strip, text.split("\n"))):
+    for line in filter(None, map(str.strip, re.split("[\r\n]+", text))):
         found = form.fullmatch(line)
         path = line if found is None else found[2]
         if not line.startswith("#") or exists(path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -21,11 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 from common.data.decode import square
 from common.data.levels import Levels
 from common.data.source import Source
-from common.errors import one_line
+from common.errors import UserError, one_line
 
 PAUSES = (0.2, 2.0)  # seconds before a file is tried again after a system error, such as that of a network drive
 PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTDOWN}
 
+LOST_WORKER = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
 Failure = tuple[int, str]  # a row, and why it cannot be read
 
 
@@ -97,7 +99,16 @@ def decode_ahead(decoder: Decoder, rows: Iterable[Tensor], workers: int) -> Iter
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # not the global one, which belongs to the training step
         )
-    yield from loader
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if not LOST_WORKER.search(str(error)):
+            raise
+        raise UserError(
+            f"data.workers: a process that decodes images was killed ({one_line(error, 150)}), perhaps for want of "
+            f"memory: set it to less than {workers}, or to 0, and start again (with resume=true if a run has left "
+            "checkpoints)"
+        ) from None
 
 
 def _unchanged(item: Any) -> Any:

@@ -152,6 +152,14 @@ def classes_without(labels: Labels) -> list[str]:
     return [name for name, count in zip(labels.names, counts, strict=True) if not count]
 
 
+def alike(names: Sequence[str]) -> list[str]:
+    """Names that differ in upper and lower case alone, ``Cat and cat``: mostly one class, written in two ways."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.casefold(), []).append(name)
+    return [" and ".join(group) for group in groups.values() if len(set(group)) > 1]
+
+
 def _with_images(labels: Labels) -> list[str]:
     return [labels.names[number] for number in torch.unique(labels.values).tolist()]
 

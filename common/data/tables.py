@@ -40,7 +40,7 @@ from common.data.source import Labels, Source, class_name, digest
 from common.data.split import Split, choose_split, first, split_of
 from common.data.words import MISSING
 from common.errors import UserError, reason_of
-from common.files import stream_at
+from common.files import in_full, stream_at
 from common.runs.logs import say_once
 
 log = logging.getLogger("retouch")
@@ -152,7 +152,7 @@ class TableSource(ColumnSource):
         cells = list(self._table[name])
         if names is None:
             return cells
-        return [[names[one] for one in cell or []] if listed else names.get(cell) for cell in cells]
+        return [[names.get(one) for one in cell or []] if listed else names.get(cell) for cell in cells]
 
     def _different(self, column: str) -> int:
         return len(self._table.unique(column))
@@ -188,7 +188,7 @@ def parquet_source(request: Request) -> TableSource:
         UserError: no file matches, one is not a parquet file, or none has rows.
     """
     spec, split = request.spec, request.split
-    pattern = str(Path(request.rest).expanduser())
+    pattern = str(in_full(request.rest))
     matching = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)  # noqa: PTH207
     files = sorted(path for path in matching if Path(path).is_file())
     for path in matching:

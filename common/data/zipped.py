@@ -18,7 +18,7 @@ from common.data.listing import list_names
 from common.data.request import Request
 from common.data.source import digest
 from common.errors import UserError, one_line
-from common.files import LONGEST_MARK, command, stage_of
+from common.files import LONGEST_MARK, command, in_full, stage_of
 from common.runs.logs import say_once
 
 
@@ -33,7 +33,7 @@ class ZipSource(TreeSource):
 
     def __init__(self, spec: str, path: str) -> None:
         self.spec = spec
-        self.archive, inside = _archive(spec, Path(path).expanduser())
+        self.archive, inside = _archive(spec, in_full(path))
         self._opened: tuple[int, zipfile.ZipFile] | None = None
         try:
             entries = self._zip().infolist()

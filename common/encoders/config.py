@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.config import Config
+from common.config import Config, HomePath
 
 Stem = Literal["auto", "small", "default"]
 Args = dict[str, Any]  # arguments of a network, by name; what builds the network checks them
@@ -37,7 +36,7 @@ class StartConfig(EncoderConfig):
     short: ClassVar[str] = "path"
     of_network: ClassVar[tuple[str, ...]] = ("name", "pretrained", "model_args", "stem")  # an exported one has its own
 
-    path: Path | None = None
+    path: HomePath | None = None
     """A finished run, its encoder/ folder, one of timm's, or hf:USER/NAME; without it, the network named here."""
     sha256: str | None = None
     """sha256 of the starting encoder; recorded by the run, so that it cannot resume from another."""

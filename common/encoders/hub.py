@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.encoders.card import CONFIG, WEIGHTS
 from common.errors import UserError, cache_refused, one_line
+from common.files import in_full
 
 log = logging.getLogger("retouch")
 
@@ -50,7 +51,7 @@ def hub_folder(path: str | Path) -> Path:
 
 def local_folder(path: str | Path) -> Path:
     """The folder on this machine: the one that is named, or that of ``hub_folder``."""
-    return hub_folder(path) if on_hub(path) else Path(path).expanduser()
+    return hub_folder(path) if on_hub(path) else in_full(path)
 
 
 def forget_revisions() -> None:

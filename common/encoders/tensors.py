@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.encoders.card import finite_or_as
 from common.errors import UserError, one_line
+from common.files import is_utf8
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -18,6 +19,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: it cannot be read.
     """
+    if not is_utf8(path):
+        raise UserError(f"{str(path)!a} is not UTF-8, which safetensors requires: rename the folder")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in list(file.keys())}

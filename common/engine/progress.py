@@ -23,7 +23,7 @@ class StepProgress:
         self._bar: Progress | None = None
         self._first, self._started = first_step, time.monotonic()
         self._shown_at = self._started
-        if enabled and sys.stderr.isatty():
+        if enabled and sys.stderr is not None and sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                 TextColumn("{task.fields[facts]}"), console=Console(stderr=True), transient=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ import torch.distributed as dist
 # Its functions take the process group at import time as a default argument. DDP imports it lazily, which would keep
 # that group alive after `destroy_process_group`: its threads would outlive the interpreter and abort the process.
 import torch.distributed.nn.functional
+
+from common.machine.started import started
 
 T = TypeVar("T")
 
@@ -79,10 +80,14 @@ def gather(value: T) -> list[T]:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """Join the processes that ``torchrun`` started, if it did; leave their group at the end."""
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """Join the processes that ``torchrun`` started, if it did; leave their group at the end.
+
+    Raises:
+        UserError: the environment does not say which process this is (``started``).
+    """
+    rank, size, local_rank, _ = started()
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     joined = size > 1 and not dist.is_initialized()

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from common.files import write_text
+from common.files import in_full, write_text
 from common.machine.cache import cache_folder
 from common.recipes import offered
 
@@ -60,7 +60,7 @@ def _paths(prefix: str) -> list[str]:
     name = prefix.rpartition("/")[2]
     above = prefix.removesuffix(name)
     try:
-        with os.scandir(os.path.expanduser(above) or ".") as entries:  # noqa: PTH111
+        with os.scandir(in_full(above)) as entries:
             found = sorted((entry.name, entry.is_dir()) for entry in entries)
     except OSError:
         return []

@@ -6,7 +6,6 @@ import argparse
 import difflib
 import importlib
 import logging
-import os
 import re
 import shlex
 import shutil
@@ -21,10 +20,12 @@ from typing import Any, NamedTuple, NoReturn
 
 from common.config import read_settings
 from common.errors import UserError, check_all, refused_by_system
+from common.machine.started import is_first
 from common.recipes import STANDARD, Given, header, listing, offered, stage_config, understand, understand_run
 from common.runs.completion import complete_recipe, complete_run, complete_setting, remember_keys
 from common.runs.describe import describe, settings_of
 from common.runs.logs import setup_console
+from common.runs.screen import say, write_to
 from common.settings import check_overrides, plain
 
 log = logging.getLogger("retouch")
@@ -154,6 +155,15 @@ class Parser(argparse.ArgumentParser):
                 self.exit(answer(f"retouch {stage.name}", lambda: stage.describe(asked[0], asked[1:])))
         return super().parse_known_args(args, namespace)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if not message:
+            return
+        try:
+            write_to(file or sys.stderr, message)
+        except OSError as error:  # help into a file on a full disk
+            write_to(sys.stderr, f"{self.prog}: {refused_by_system(error) or error}\n")
+            raise SystemExit(2) from None
+
     def format_help(self) -> str:
         if self.stage is None:
             return super().format_help()
@@ -192,14 +202,6 @@ def _as_settings(args: Sequence[str], flags: Sequence[str]) -> list[str]:
         else:
             found.append(arg)
     return [*found, *last]
-
-
-def say(text: str) -> None:
-    """Print to standard output, whose reader, such as ``head``, may stop before the end."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail again when it ends
 
 
 def columns() -> int:
@@ -247,7 +249,7 @@ def answer(name: str, work: Callable[[], object], *, lossless: bool = False, aga
         lossless: a stopped run continues from its checkpoints, so stopping it is not a failure.
         again: how to continue; by default as the run that was stopped says of itself, if it was opened.
     """
-    setup_console(is_main=os.environ.get("RANK", "0") == "0")
+    setup_console(is_main=is_first())
     try:
         with _orderly_end():
             _check_working_folder()
@@ -260,12 +262,12 @@ def answer(name: str, work: Callable[[], object], *, lossless: bool = False, aga
         log.info("stopped by %s; to continue, %s", signal_name, again or said)
         return 0 if lossless else 128 + number
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        write_to(sys.stderr, f"{name}: {error}\n")
         return 2
     except Exception as error:
         if not (problem := refused_by_system(error)):
             raise
-        print(f"{name}: {problem}; then {again or RESUMED}", file=sys.stderr)
+        write_to(sys.stderr, f"{name}: {problem}; then {again or RESUMED}\n")
         return 2
     return 0
 

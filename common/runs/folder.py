@@ -19,9 +19,9 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
 
-from common.config import MANY, Config, dump_config
+from common.config import MANY, Config, OutPath, dump_config
 from common.errors import UserError
-from common.files import check_place, command, is_group, leftover, remove_folder, run_stage, write_text
+from common.files import check_place, command, in_full, is_group, leftover, remove_folder, run_stage, write_text
 from common.machine.distributed import World, gather
 from common.runs.lock import LOCK, check_unused, locked
 from common.runs.logs import EarlyLog, add_log_file, log_versions
@@ -43,7 +43,7 @@ class StageConfig(Config):
     # Keys that may differ between a run and its resumption, because they change no number.
     free_keys: ClassVar[frozenset[str]] = frozenset({"out", "resume", "overwrite", "wandb"})
 
-    out: Path
+    out: OutPath
     """The run folder. `{n}` in its name is the first number that no other run has."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Seed of every random number; the same seed gives the same result."""
@@ -217,7 +217,7 @@ class Run:
         if not self.world.is_main or not self.metrics_path.is_file():
             return
         kept = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
@@ -336,6 +336,8 @@ def check_run_folder(config: StageConfig) -> bool:
     if NUMBER in out.name:
         raise _which_run(config)
     check_place(out, "out")
+    if any(NUMBER in part for part in out.parts[:-1]):
+        raise UserError(f"out: {out}: {NUMBER} is replaced by a number in the last part alone; write it there")
     if not out.exists():
         return False
     check_unused(out)
@@ -373,19 +375,34 @@ def changes(config: StageConfig, free: frozenset[str]) -> list[str]:
     return [
         f"{key}: was {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not _is_free(key, free)
+        if not _same(old.get(key), new.get(key)) and not _is_free(key, free)
     ]
 
 
+def _same(old: object, new: object) -> bool:
+    """Whether a setting is the same as before; the home folder may have been written short then."""
+    return old == new or (isinstance(old, str) and str(in_full(old)) == new)
+
+
 def _check_writer(config: StageConfig, saved: Path) -> None:
-    """Refuse a run of another stage, named on the first line of its ``config.yaml``: nothing of it may be lost."""
+    """Refuse a run of another stage, named on the first line of its ``config.yaml``: nothing of it may be lost.
+
+    Without such a line, it is a run of an earlier version, which wrote all settings, or a file of the user.
+    """
     stage = run_stage(config.out)
     if stage is not None:
         writer = command(stage)
-    elif unknown := read_yaml(type(config), saved).keys() - type(config).model_fields.keys():
-        writer = f"another stage or version (its config.yaml has {', '.join(sorted(unknown))})"
     else:
-        return
+        found = read_yaml(type(config), saved).keys()
+        if unknown := found - type(config).model_fields.keys():
+            writer = f"another stage or version (its config.yaml has {', '.join(sorted(unknown))})"
+        elif config.overwrite and not {"out", "seed"} <= found:
+            raise UserError(
+                f"out: {config.out} has a config.yaml that no stage wrote, so it cannot be overwritten; choose another "
+                "out"
+            )
+        else:
+            return
     if writer != command(config.mark):
         verb = "overwrite" if config.overwrite else "resume"
         raise UserError(

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import UserError
+from common.machine.started import is_first
 
 try:
     import fcntl
@@ -42,7 +43,7 @@ def check_unused(folder: Path) -> None:
     Raises:
         UserError: names the process, its machine and since when.
     """
-    if os.environ.get("RANK", "0") == "0" and is_used(folder):
+    if is_first() and is_used(folder):
         raise _in_use(folder)
 
 

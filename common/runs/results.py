@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from common.errors import UserError, one_line
-from common.files import command
+from common.files import command, in_full
 
 SCHEMA_VERSION: Final = 2  # increase it whenever an older reader would misread or refuse a field
 READABLE: Final = (1, 2)  # what later versions added has a default
@@ -31,7 +31,7 @@ def file_of_run(path: str | Path, name: str, stages: Sequence[str]) -> Path:
     Raises:
         UserError: there is no such file.
     """
-    path = Path(path)
+    path = in_full(path)
     path = path / name if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"{path}: no such file; give {_wanted(name, stages)}")
@@ -48,7 +48,7 @@ def load_results(path: str | Path, schema: TypeAdapter[T], stages: Sequence[str]
     Raises:
         UserError: there is no such file, it is damaged, or another stage or version of Retouch wrote it.
     """
-    path = Path(path)
+    path = in_full(path)
     path = path / RESULTS if path.is_dir() else path
     wanted = _wanted(RESULTS, stages)
     try:

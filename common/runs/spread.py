@@ -49,7 +49,7 @@ class Spread(Record):
 
 def spread_table(title: str, spreads: Mapping[str, Spread]) -> Table:
     """Numbers by name: mean, standard deviation, 95% interval of the mean, least and most."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for column in ("", "mean ± standard deviation", "95% interval of the mean", "least", "most"):
         table.add_column(column)
     for name, one in spreads.items():

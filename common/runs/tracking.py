@@ -46,7 +46,7 @@ class WandbConfig(Config):
     """
 
     mode: Mode = "auto"
-    """auto: WANDB_MODE, or online with an account and offline without."""
+    """auto: WANDB_MODE or WANDB_DISABLED, or online with an account and offline without."""
     entity: str | None = Field(default=None, min_length=1)
     """Team or user; by default WANDB_ENTITY, or W&B's own default."""
     project: str | None = Field(default=None, min_length=1)
@@ -301,7 +301,7 @@ def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
     Without an account the run is offline even where online was asked for: on a terminal, W&B would prompt for a key
     and wait indefinitely.
     """
-    asked = os.environ.get("WANDB_MODE", "").lower() if mode == "auto" else mode
+    asked = _asked_by_environment() if mode == "auto" else mode
     if asked == "disabled":
         return "disabled"
     if asked in ("dryrun", "offline"):
@@ -317,6 +317,12 @@ def _resolve_mode(mode: Mode) -> Literal["online", "offline", "disabled"]:
     elif asked == "online":
         log.warning("W&B runs offline (no API key was found: set WANDB_API_KEY or run `wandb login`)")
     return "offline"
+
+
+def _asked_by_environment() -> str:
+    """WANDB_MODE; or WANDB_DISABLED, which W&B has forgotten, but people still set, as transformers obeys it."""
+    off = os.environ.get("WANDB_DISABLED", "").strip().lower() in ("1", "true", "yes", "on")
+    return os.environ.get("WANDB_MODE", "").lower() or ("disabled" if off else "")
 
 
 def _find_login() -> tuple[bool, str]:

@@ -12,7 +12,7 @@ from common.data.multilabel import iterative_parts, match_labels
 from common.data.split import first, with_counts
 from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
-from finetune.data import Fold, LabeledData, Pair, Sources, load_pair, open_source, open_test
+from finetune.data import Fold, LabeledData, Pair, Sources, load_pair, open_source, open_test, warn_of_twins
 from finetune.leaks import Leaks
 
 log = logging.getLogger("retouch")
@@ -118,6 +118,7 @@ def load_multilabel(
         *(f"{int((~part.values.any(1)).sum()):,}" for part in found),
     )
     log.info("%s", with_counts(f"{labels.task}: ", labels.names, *counts))
+    warn_of_twins(labels.task, labels.names)
     untested = [name for name, count in zip(labels.names, counts[1], strict=True) if not count]
     if len(untested) == len(labels.names):
         raise UserError(f"{test.source.spec}: no test image has one of the labels, so nothing can be measured")

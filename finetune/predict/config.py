@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from common.config import MANY, Config
+from common.config import MANY, Config, HomePath
 from common.data.levels import LevelsSetting
 from common.machine.cores import usable_cores
 from common.machine.precision import Precision
@@ -46,11 +45,11 @@ class PredictConfig(StageConfig):
     trees: ClassVar[tuple[str, ...]] = (MASKS,)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "encoder"}
 
-    run: Path
+    run: HomePath
     """A finished run of probe or finetune, one of its classifiers, or hf:USER/NAME."""
     task: str | None = None
     """Which of a probe's tasks; not needed where there is one."""
-    encoder: Path | None = None
+    encoder: HomePath | None = None
     """Where the encoder of a probe is now, if it was moved."""
     precision: Precision = "auto"
     """Precision of the network; auto: bfloat16 where the machine is fast at it, else float32."""

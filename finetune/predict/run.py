@@ -232,8 +232,11 @@ def _check_plan(config: PredictConfig, classifier: Applied, images: Images, run:
     }
     try:
         before = json.loads(path.read_text(encoding="utf-8")) if run.resumed else plan
-    except (OSError, ValueError):
+    except FileNotFoundError:  # it was stopped before it began a part
         before = plan
+    except (OSError, ValueError):
+        before = {}
+    before = before if isinstance(before, dict) else {}
     run.world.barrier()  # all have read it
     if changed := [name for name in plan if before.get(name) != plan[name]]:
         raise UserError(

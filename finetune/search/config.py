@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from common.config import MANY
+from common.config import MANY, HomePath
 from common.machine.precision import Precision
 from common.runs.folder import StageConfig
 from finetune.predict.config import NewImages
@@ -24,7 +23,7 @@ class SearchConfig(StageConfig):
     writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, NEIGHBORS, SHEET)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers", "feature_cache", "cache_folder"}
 
-    run: Path
+    run: HomePath
     """A finished run, its encoder/ folder, or hf:USER/NAME."""
     query: Annotated[str, BeforeValidator(str)]
     """One image, or a folder, list or zip file of images."""
@@ -42,5 +41,5 @@ class SearchConfig(StageConfig):
     """Precision of the encoder; auto: bfloat16 where the machine is fast at it, else float32."""
     feature_cache: bool = True
     """Keep features, so that the next search in the same images is quick."""
-    cache_folder: Path | None = None
+    cache_folder: HomePath | None = None
     """Folder of kept features; by default RETOUCH_CACHE or ~/.cache/retouch."""

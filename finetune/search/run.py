@@ -20,7 +20,7 @@ from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.encoders.provenance import warn_of_levels
 from common.errors import UserError, check_all
-from common.files import as_utf8, replacing
+from common.files import as_utf8, in_full, replacing
 from common.machine.cache import cache_folder
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
@@ -138,7 +138,7 @@ def _features(
     if not config.feature_cache:
         return extract(encoder, images, space.parts, how)
     key = feature_key(encoder, sha256, images, "search", config.data.limit, space.parts, how)
-    folder = (config.cache_folder or cache_folder()).expanduser()
+    folder = in_full(config.cache_folder or cache_folder())
     return cached_features(folder, key, encoder, images, space.parts, how)
 
 

@@ -16,6 +16,6 @@ class Explained(NamedTuple):
     mirrored: bool = False  # whether the mirror image of each is an atom too, which is not listed
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """The number of atoms, mirror images included."""
         return self.codes.shape[1] * (2 if self.mirrored else 1)

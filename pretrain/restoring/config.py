@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.config import MANY, Config, ProblemsError
+from common.config import MANY, Config, HomePath, ProblemsError
 from common.data.levels import LevelsSetting
 from common.machine.cores import usable_cores
 from common.machine.precision import Precision
@@ -54,7 +53,7 @@ class RestoreConfig(StageConfig):
     writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, PICTURES, JOURNAL, SCORES, SHEET)
     trees: ClassVar[tuple[str, ...]] = (PICTURES,)
 
-    run: Path
+    run: HomePath
     """A finished run of retouch pretrain, its decoder/ folder, or hf:USER/NAME."""
     data: PicturesToRestore
     """Which pictures: data=FOLDER."""
@@ -102,7 +101,7 @@ class StrangeConfig(StageConfig):
     writes: ClassVar[tuple[str, ...]] = (*StageConfig.writes, STRANGE, SHEET)
     free_keys: ClassVar[frozenset[str]] = StageConfig.free_keys | {"data.workers"}
 
-    run: Path
+    run: HomePath
     """A finished run of retouch pretrain, its decoder/ folder, or hf:USER/NAME."""
     data: PicturesToRank
     """Which pictures: data=FOLDER."""

@@ -7,8 +7,9 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -69,13 +70,30 @@ def restore(config: RestoreConfig) -> RestoreResult:
 
 
 def _look_at(pictures: Pictures, config: RestoreConfig, trained_on: Provenance) -> None:
-    """Choose the levels of the pictures, and say what their files hold that is not restored."""
+    """Choose the levels of the pictures, and say what their files hold that is not restored.
+
+    Raises:
+        UserError: none can be read; an earlier run must not make way for that.
+    """
     source = pictures.source
     pictures.levels = levels_of_training(source, config.data.levels, trained_on.levels) or source.levels
     pictures.source = source.scaled(pictures.levels)
     say_levels(pictures.levels, source.spec)
     warn_of_levels(trained_on, pictures.levels, source.spec)
     warn_of_pages(source)
+    failed: dict[str, str] = {}
+    for row in pictures.rows:
+        try:
+            pictures.read(row)
+            return
+        except Exception as error:  # decoders raise anything on broken files
+            failed[as_utf8(source.where(row))] = one_line(error, 200)
+    raise _none_restored(pictures, failed)
+
+
+def _none_restored(pictures: Pictures, failed: Mapping[str, str]) -> UserError:
+    where, why = next(iter(failed.items()))
+    return UserError(f"{pictures.source.spec}: no picture can be restored, for example {where} ({why})")
 
 
 def provenance(run: Path) -> Provenance:
@@ -193,8 +211,7 @@ def _restore_all(
             logged = time.monotonic()
             log.info("%s of %s pictures restored", f"{number - len(failed):,}", f"{len(pictures.rows):,}")
     if len(failed) == len(pictures.rows):
-        where, why = next(iter(failed.items()))
-        raise UserError(f"{pictures.source.spec}: no picture can be restored, for example {where} ({why})")
+        raise _none_restored(pictures, failed)
     if len(failed) > SAID:
         log.warning("%d pictures cannot be read and are left out; results.json lists them", len(failed))
     return failed
@@ -229,7 +246,7 @@ class Journal:
         text = self.path.read_text(encoding="utf-8") if run.resumed and self.path.is_file() else ""
         # not splitlines(): a path may hold one of the other characters that end lines
         lines = [line for line in text.split("\n") if line]
-        begun = json.loads(lines[0]) if lines else head
+        begun = _begun(lines[0]) if lines else head
         if changed := [what for what, now in head.items() if begun.get(what) != now]:
             raise UserError(
                 f"out: {run.folder} was begun before these changed: {', '.join(changed)}; use overwrite=true to start "
@@ -252,6 +269,15 @@ class Journal:
         self.done[name] = picture
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{_line(picture)}\n")
+
+
+def _begun(line: str) -> dict[str, Any]:
+    """What a journal was begun with, as its first line says; empty if the line is damaged."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _line(picture: RestoredPicture) -> str:

@@ -83,13 +83,13 @@ def _described(subject: Subject) -> EncoderCard:
 
 
 def _more(subject: Subject) -> Iterator[str]:
-    """What the export is, by its sha256; then what is beside an encoder: all classes, or how pictures are restored."""
+    """Sections about the export: its sha256, and for more than an encoder, all classes or how to restore pictures."""
     alone = (
         "" if subject.encoder_at is None else f" (of the encoder alone: {read_encoder_card(subject.encoder_at).sha256})"
     )
     part = subject.card is not None and not subject.card.sha256
     kind = "encoder of the classifier" if part else KINDS[subject.output]
-    said = f"The {kind} with the sha256 {subject.sha256}{alone}, as export.json has it."
+    said = f"This is the {kind} with the sha256 {subject.sha256}{alone}; export.json has the same."
     yield f"{EXPORTED.strip()}\n\n{said}"
     if subject.card is None and subject.class_names:
         yield f"## Labels\n\n{', '.join(map(plain, subject.class_names))}"

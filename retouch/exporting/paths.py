@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from common.encoders.hub import on_hub
 from common.encoders.provenance import Provenance
 from common.encoders.readme import plain
+from common.files import in_full
 
 REST = "…"  # replaces the folders that are removed; no path begins with it
 END = r"""[^\s"'`,;:()<>\[\]{}|]+"""  # of a path, up to a character that may belong to the text around it
@@ -29,7 +30,7 @@ def folders_of(named: Iterable[str | Path | None]) -> list[str]:
     """
     texts = [SCHEME.sub("", str(one)) for one in named if one is not None and not on_hub(str(one))]
     around = [str(PurePath(text).parent) for text in texts if PurePath(text).is_absolute()]
-    found = {*around, str(Path.home()), str(Path.cwd())} - {Path("/").anchor}
+    found = {*around, str(in_full("~")), str(Path.cwd())} - {"~", Path("/").anchor}
     return sorted(found, key=len, reverse=True)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.config import Config, ProblemsError, read_settings, validate
+from common.config import Config, HomePath, OutPath, ProblemsError, read_settings, validate
 from common.recipes import Settings, understand_run
 
 FormatName = Literal["timm", "onnx", "torch", "hub"]
@@ -24,7 +23,7 @@ class ExportConfig(Config):
 
     run: str = Field(min_length=1)
     """A finished run of pretrain, finetune or probe, a folder in it, or hf:USER/NAME."""
-    to: Path
+    to: OutPath
     """The folder to write."""
     format: FormatName
     """timm: a folder for timm; onnx: model.onnx; torch: model.pt2 of torch.export; hub: a folder for the Hugging Face
@@ -33,7 +32,7 @@ class ExportConfig(Config):
     """features (a vector per image), classifier (the default if there is one) or restorer (encoder and decoder)."""
     task: str | None = None
     """Which task's classifier, if a probe has several tasks."""
-    encoder: Path | None = None
+    encoder: HomePath | None = None
     """The folder of a probe's encoder, if it was moved."""
     check: int = Field(default=64, ge=1, le=2_000)
     """Number of images on which the export is compared with the network in torch."""
@@ -45,7 +44,7 @@ class ExportConfig(Config):
     """USER/NAME: also upload the folder to the Hugging Face Hub (format=hub); log in first with `hf auth login`."""
     private: bool = False
     """Make the repository on the Hub private, if it is new."""
-    report: tuple[Path, ...] = ()
+    report: tuple[HomePath, ...] = ()
     """More runs whose results go into the model card, such as probes of this encoder (format=hub)."""
     overwrite: bool = False
     """Replace an earlier export in the folder, and files of the same names on the Hub."""

@@ -119,7 +119,7 @@ class Subject:
 
     @property
     def answers(self) -> Answers | None:
-        """What it answers; None if it is no classifier."""
+        """The kind of its answers; None if it is not a classifier."""
         return self.network.answers if isinstance(self.network, Classes) else None
 
     @property
@@ -142,7 +142,7 @@ def open_subject(config: ExportConfig) -> Subject:
     encoder, card = load_encoder(folder), read_encoder_card(folder)
     network = Features(encoder).eval()
     run, sha256 = run_around(config.run, folder), card.sha256
-    if card.class_names:  # only the encoder of a classifier is exported: its file is another one
+    if card.class_names:  # only the encoder of the classifier is exported, so its file will be a different one
         card = card.model_copy(update={"class_names": (), "sha256": ""})
     return Subject(network, encoder, card, folder, run, sha256, card.image_size, card.provenance)
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.errors import UserError
-from common.files import write_text
+from common.files import in_full, write_text
 from retouch.labeling.images import ACROSS, SIDE, Shown, read_images
 from retouch.labeling.settings import LabelConfig
 from retouch.reporting.page import check_out
@@ -43,7 +43,7 @@ def write_page(config: LabelConfig, out: str | Path) -> LabelingPage:
     Raises:
         UserError: with every problem: settings, images, or an ``out`` that holds something else.
     """
-    out = Path(out)
+    out = in_full(out)
     check_out(out, MARK, "labeling page")
     shown = read_images(config)
     try:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
-from common.config import MANY, Config
+from common.config import MANY, Config, HomePath
 from common.machine.cores import usable_cores
 from common.machine.precision import Precision
 
@@ -30,7 +29,7 @@ class LabelData(Config):
 class LabelConfig(Config):
     """``retouch label``: a page for labeling images."""
 
-    encoder: Path
+    encoder: HomePath
     """A finished run, its encoder/ folder, or hf:USER/NAME."""
     data: LabelData
     precision: Precision = "auto"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from common.config import Config
 from common.errors import UserError
-from common.files import as_utf8, is_group, run_recipe, run_stage
+from common.files import as_utf8, in_full, is_group, run_recipe, run_stage
 from common.runs.lock import is_used
 from retouch.listing.headlines import read_headline
 from retouch.reporting.logs import read_log
@@ -78,7 +78,7 @@ def find_runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[Run
     Raises:
         UserError: there is no such folder, or it cannot be read.
     """
-    folder = Path(folder).expanduser()
+    folder = in_full(folder)
     if not folder.is_dir():
         what = "this is a file" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {what}; give a folder of runs")
@@ -181,7 +181,7 @@ def _asked(folder: Path) -> _Asked:
     try:
         found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         return _Asked.model_validate(found if isinstance(found, dict) else {})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # ValueError: also a date that is none
         return _Asked()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from common.runs.results import RESULTS
 
@@ -252,7 +252,7 @@ def read_headline(folder: Path, mark: str) -> Headline | None:
     try:
         found = json.loads(text)
         return kind.model_validate(found if isinstance(found, Mapping) else {}).headline
-    except (ValueError, ValidationError, LookupError):
+    except (ValueError, LookupError, RecursionError):
         return Headline(DAMAGED)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from common.files import GROUP, as_utf8
 from common.machine.memory import readable_size
 from common.runs.console import columns
+from common.runs.screen import screen
 from retouch.listing.found import RunFacts
 from retouch.listing.headlines import counted
 
@@ -29,7 +29,7 @@ def runs_text(runs: Sequence[RunFacts]) -> str:
         stage = run.stage.removesuffix(GROUP)
         cells = (as_utf8(str(run.path)), stage, run.recipe_text, run.state_text, run.result, readable_size(run.bytes))
         table.add_row(*map(escape, cells))
-    console = Console(width=columns(), emoji=False)  # names such as shapes:train:500 hold no emoji
+    console = screen(columns())
     with console.capture() as shown:
         console.print(table)
     return shown.get().rstrip("\n")

@@ -10,7 +10,7 @@ from common.encoders.card import EncoderCard
 from common.encoders.head import Answers
 from common.encoders.readme import MARK, front_matter, loading, plain
 from common.errors import UserError, check_all
-from common.files import write_text
+from common.files import in_full, write_text
 from finetune.table import markdown
 from retouch.reporting.blocks import Block, Cell, Column, Commands, Points, Prose, Table
 from retouch.reporting.facts import Facts
@@ -42,7 +42,7 @@ def write_card(folders: Sequence[str | Path], out: str | Path) -> Path:
     Raises:
         UserError: with every problem: a folder that is not a finished run, or an ``out`` that is not a model card.
     """
-    out = Path(out)
+    out = in_full(out)
     text, _ = check_all(lambda: model_card(folders), lambda: check_out(out, MARK, "model card", (".md",)))
     try:
         write_text(out, text)

@@ -235,7 +235,7 @@ OF_ANSWERS = Reliability(
     "{:,} answers: mean confidence {:.1f}%, accuracy {:.1f}%",
 )
 OF_LABELS = Reliability(
-    "How often labels are there, by their probability",
+    "How often labels are present, by probability",
     "probability, %",
     "present, %",
     "{:,} cases: mean probability {:.1f}%, present in {:.1f}%",

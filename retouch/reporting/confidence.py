@@ -16,11 +16,11 @@ RELIABILITY = (
     "from the line. Lower is better, but even perfect calibration leaves a small error by chance."
 )
 LABELS_RELIABILITY = (
-    "How probable the same probes called the labels, calibrated as by retouch predict, and how often images have them. "
-    "Each label of each test image is a case. Cases are grouped into ten bins by probability: 0 to 10%, 10 to 20%, and "
-    "so on. Each dot is a bin, larger for more cases. On the line, a label with a probability of 70% is present in 70% "
-    "of the cases; below it, in fewer. The mean distance from the line: lower is better, but even perfect calibration "
-    "leaves a small error by chance."
+    "The probabilities that the same probes give to labels, calibrated as in retouch predict, and how often images "
+    "have these labels. Each label of each test image is a case. Cases are grouped into ten bins by probability: 0 to "
+    "10%, 10 to 20%, and so on. Each dot is a bin, larger for more cases. On the line, a label with a probability of "
+    "70% is present in 70% of the cases; below it, in fewer. A smaller mean distance from the line is better, but even "
+    "perfect calibration leaves a small one by chance."
 )
 
 
@@ -40,7 +40,7 @@ def label_sureness(bins: Sequence[Bin]) -> str:
     sure, there = sum(one.n * one.confidence for one in bins) / total, sum(one.n * one.accuracy for one in bins) / total
     error, least = calibration_error(bins), chance_calibration_error(bins)
     return (
-        f"mean probability {number(sure)}%, present {number(there)}%; mean distance from the line {number(error)} "
+        f"mean probability {number(sure)}%, present in {number(there)}%; mean distance from the line {number(error)} "
         f"points ({number(least)} by chance alone)"
     )
 

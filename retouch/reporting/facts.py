@@ -114,7 +114,7 @@ class Probing:
     report: ProbeReport
     predictions: tuple[Predictions, ...]  # one per result; empty if there are none
     embeddings: tuple[Embedding, ...] = ()  # likewise
-    label_scores: tuple[ReadScores, ...] = ()  # by result with several labels per image; empty if there are none
+    label_scores: tuple[ReadScores, ...] = ()  # one per result with several labels per image; empty if there are none
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.errors import UserError, check_all
-from common.files import is_marked, write_text
+from common.files import ELSEWHERE, in_full, is_address, is_marked, write_text
 from common.machine.versions import signature
 from retouch.reporting.facts import Facts
 from retouch.reporting.parts import page_parts
@@ -50,7 +50,7 @@ def report(folders: Sequence[str | Path], out: str | Path) -> Report:
     Raises:
         UserError: with every problem: a folder that is not a finished run, or an ``out`` that holds something else.
     """
-    out = Path(out)
+    out = in_full(out)
     facts, _ = check_all(lambda: read_facts(folders), lambda: check_out(out))
     try:
         write_text(out, html(facts))
@@ -70,6 +70,10 @@ def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Seque
     Raises:
         UserError: ``out`` has another ending, or exists and holds something else.
     """
+    if "\0" in str(out):
+        raise UserError(f"{str(out)!r}: no path has a zero byte in it; remove it")
+    if is_address(out):
+        raise UserError(f"{out}: {ELSEWHERE}")
     kind, end = ("HTML" if suffixes == SUFFIXES else "Markdown"), suffixes[0]
     if out.suffix.lower() not in suffixes:
         raise UserError(f"{out}: a {what} is {kind}; give a file that ends in {end}")

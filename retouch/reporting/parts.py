@@ -179,7 +179,7 @@ def _labels(facts: Facts) -> tuple[Block, ...]:
 
 
 def _multilabel(facts: Facts) -> tuple[Block, ...]:
-    """The tables; and on each task, how far the probabilities of the encoder with the best choice can be trusted."""
+    """The tables, and on each task, the calibration of the encoder with the best validation score."""
     figures = []
     for task in distinct(entry.task for entry in facts.label_entries):
         of_task = (entry for entry in facts.label_entries if entry.task == task)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import TypeGuard
 
 from pydantic import ValidationError
 
 from common.encoders.card import EncoderCard
 from common.encoders.load import read_encoder_card
 from common.errors import UserError, check_all
-from common.files import is_group, run_stage
+from common.files import in_full, is_group, run_stage
 from common.runs.results import RESULTS
 from common.runs.seeds import finished_runs
 from common.settings import read_yaml
@@ -53,7 +55,7 @@ def read_facts(folders: Sequence[str | Path]) -> Facts:
         UserError: with every folder that cannot be reported because it is not a run, has not finished, or is given
             twice.
     """
-    runs, left_out = find_runs(list(map(Path, folders)))
+    runs, left_out = find_runs(list(map(in_full, folders)))
     names = distinct_names(runs)
     read = check_all(
         *(lambda folder=folder, name=name: _read(folder, name) for folder, name in zip(runs, names, strict=True))
@@ -126,12 +128,17 @@ def _read_card(folder: Path) -> EncoderCard | None:
         return None
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of a line is a finite number, like all numbers that runs write."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _read_curves(folder: Path) -> Curves:
     try:
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+        text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return Curves()
-    lines: list[dict[str, float]] = []
+    lines: list[dict[str, object]] = []
     for line in text.splitlines():
         try:
             lines.append(dict(json.loads(line)))
@@ -139,7 +146,8 @@ def _read_curves(folder: Path) -> Curves:
             continue
 
     def curve(name: str) -> Curve:
-        points = [(int(line["step"]), float(line[name])) for line in lines if name in line and "step" in line]
+        pairs = [(line.get("step"), line.get(name)) for line in lines]
+        points = [(int(step), float(value)) for step, value in pairs if _is_number(step) and _is_number(value)]
         return Curve(tuple(step for step, _ in points), tuple(value for _, value in points))
 
     speeds, memory = curve("images_per_second").values, curve("memory_gb").values

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from common.config import MANY, Config
+from common.config import MANY, Config, HomePath
 from common.data.images import Cache
 from common.data.levels import LevelsSetting
 from common.machine.cores import usable_cores
@@ -21,6 +21,7 @@ from retouch.studies.results import CONTESTANTS, PLAN
 DEFAULT = ("random_patches", "kmeans", "pca", "denoise", "colorize", "mask", "mixed", "scratch")
 BASELINES = ("pixels", "untrained")  # these always compete, so no contestant may have their names
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+LONGEST = 10_000 * UNITS["h"]
 TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 
 
@@ -28,14 +29,17 @@ def seconds_of(text: str) -> float:
     """``90s``, ``20m`` or ``1h`` in seconds.
 
     Raises:
-        ValueError: it is none of these, or zero; or it has no unit.
+        ValueError: it is none of these, zero, or more than a year; or it has no unit.
     """
     found = TIME.fullmatch(text.strip())
     if not found or not float(found[1]):
         raise ValueError("must be a length of time above zero, such as 90s, 20m or 1h")
     if not found[2]:
         raise ValueError(f"needs a unit: budget={found[1]}m for minutes, or budget={found[1]}s for seconds")
-    return float(found[1]) * UNITS[found[2]]
+    seconds = float(found[1]) * UNITS[found[2]]
+    if seconds > LONGEST:
+        raise ValueError(f"must be at most {LONGEST / UNITS['h']:,.0f}h")
+    return seconds
 
 
 def _checked(text: str) -> str:
@@ -100,7 +104,7 @@ class StudyConfig(StageConfig):
     scratch (the network trained on the labels alone). If a dictionary leads, it is learned again with more atoms."""
     pretrained: Annotated[str, AfterValidator(_of_timm)] | None = None
     """A pretrained timm model that competes as well, such as timm/resnet18."""
-    plan: Path | None = None
+    plan: HomePath | None = None
     """The plan.json of another study, whose contestants, images and steps are repeated, however long that takes."""
 
     @property

@@ -6,8 +6,6 @@ import logging
 import time
 from typing import NamedTuple
 
-from rich.console import Console
-
 from common.encoders.load import ENCODER
 from common.encoders.readme import README
 from common.errors import UserError, check_all
@@ -16,6 +14,7 @@ from common.machine.precision import resolve_precision
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
 from common.runs.made import made
+from common.runs.screen import print_line, screen
 from finetune.features import Extraction
 from retouch.reporting.card import write_card
 from retouch.reporting.page import write_report
@@ -82,10 +81,10 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
                 parts.journal.save()
                 say_how_to_continue(config)
                 return None
-            console = Console(width=None if Console().is_terminal else 100)
+            console = screen()
             console.print(study_table(report))
             for sentence in (*report.verdict, *report.notes):
-                console.print(sentence, highlight=False, markup=False)
+                print_line(console, sentence)
             path = write_report([config.out], config.out / REPORT)
             encoder = config.out / CONTESTANTS / report.winner / ENCODER
             if encoder.is_dir():

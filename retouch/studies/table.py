@@ -16,8 +16,9 @@ def study_table(report: StudyReport) -> Table:
     table = Table(title="Accuracy in %: validation after each rung, and test", title_justify="left")
     several = len(report.classes) > 1
     test = "test, mean of tasks" if several else "test"
-    for column in ("contestant", "time, s", "validation", test, "winner is ahead by"):
+    for column in ("contestant", "time, s", "validation", test):
         table.add_column(column)
+    table.add_column("winner is ahead by", no_wrap=not several)
     for one in report.contenders:
         strong = "[bold]" if one.name == report.winner else ""
         table.add_row(

@@ -73,8 +73,8 @@ def test_all_of_it_runs_and_opens_the_test_images_only_if_asked(
         shard(tmp_path / f"{name}.parquet", number)
     for name, value in (("RESULTS", tmp_path), ("PACKAGES", ())):
         monkeypatch.setattr(record, name, value)
-    for name, value in (("CLASSES", 3), ("RATIO", 2.0)):
-        monkeypatch.setattr(fine_tuning, name, value)
+    monkeypatch.setattr(fine_tuning, "CLASSES", 3)
+    monkeypatch.setattr(fine_tuning, "RATIO", 2.0)
     asked = ["--only", "plain", "linear_probe", "imbalanced_class_weights", "--seeds", "2", "--labeled", "30"]
     asked += ["--scored", "30", "--out", str(tmp_path / "out"), *(["--test"] if test else [])]
     asked += ["--encoder", str(export(tmp_path / "encoder"))]

@@ -140,6 +140,17 @@ def test_list_at_top_level_is_refused(tmp_path: Path) -> None:
 
 BROKEN_FILES = [
     pytest.param("steps: 1\nsteps: 2\n", "line 2, column 1: key 'steps' appears twice", id="twice"),
+    pytest.param("? [a, b]\n: 1\n", "line 1, column 3: a key must be a word", id="key of several words"),
+    pytest.param(
+        "".join(
+            [
+                "a: &a [x, x, x, x, x, x, x, x, x, x]\n",
+                *(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)),
+            ]
+        ),
+        "it has more than 100,000 values; each *name repeats what &name holds",
+        id="billions",
+    ),
     pytest.param(
         "steps: &x [*x]\n", "it is nested too deeply; does an anchor (&name) hold itself (*name)?", id="endless"
     ),

@@ -6,14 +6,27 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from common.config import Config
 from common.encoders.card import read_json
 from common.errors import UserError
-from common.files import leftover, new_folder, remove_folder, replacing, stream_at, write_json, write_text
+from common.files import in_full, leftover, new_folder, remove_folder, replacing, stream_at, write_json, write_text
 from common.settings import read_yaml
 from retouch.studies.journal import read_plan
+
+
+def test_the_home_folder_may_be_written_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert in_full("~/a/b") == Path("/home/me/a/b")
+    assert in_full("~") == Path("/home/me")
+
+
+@pytest.mark.parametrize("name", ["~backup", "~nobody-here/a", "a/~/b", ".~lock", "runs/~a"])
+def test_a_name_that_only_looks_like_a_home_folder_is_itself(name: str) -> None:
+    assert in_full(name) == Path(name)
 
 
 def test_a_file_is_replaced_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -24,6 +37,13 @@ def test_a_file_is_replaced_whole_and_leaves_nothing_else(tmp_path: Path) -> Non
             assert not path.exists() or path.read_bytes() == b"first"
         assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_table_may_be_in_a_folder_whose_name_has_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with replacing(Path("lr:0.1", "a.parquet")) as unfinished:
+        pq.write_table(pa.table({"a": [1]}), unfinished)
+    assert pq.read_metadata("lr:0.1/a.parquet").num_rows == 1
 
 
 def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -14,19 +14,21 @@ from run_notebooks import FOLDER, executed
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 500_000  # bytes of a stored notebook
+ONE_FIT = '"probe.layers=[last3]", "probe.poolings=[avg]", "probe.l2=[0.01]"'
+NARROW = '"batch_size=16", "data.workers=0", "encoder.model_args={width: 8, depth: 1}"'
 SMALLER = {  # what a test makes smaller: fewer images and steps, and one layer with one strength for the probe
     "folder-to-number": {
         "shapes:train:1800": "shapes:train:300",
         "row < 1200": "row < 60",
-        "steps=120": "steps=2",
+        '"steps=120"': f'"steps=2", {NARROW}',
         "panels_every=120": "panels_every=2",
-        '"null_check=false"': '"null_check=false", "probe.layers=[last3]", "probe.poolings=[avg]", "probe.l2=[0.01]"',
+        '"null_check=false"': f'"null_check=false", "data.workers=0", {ONE_FIT}',
         "data.limit=200": "data.limit=20",
     },
     "lecture": {
         "photos:train:4000": "photos:train:1000",
         "steps=40": "steps=2",
-        "steps=80": "steps=2",
+        '"steps=80"': f'"steps=2", {NARROW}',
         "panels_every=80": "panels_every=2",
     },
     "use-an-encoder": {"steps=30": "steps=2", "shapes:train:600": "shapes:train:200"},

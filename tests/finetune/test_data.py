@@ -96,6 +96,15 @@ def test_a_test_set_of_some_classes_is_labeled_by_the_classes_of_training(
     assert "count as wrong" not in caplog.text
 
 
+def test_classes_that_differ_in_case_alone_are_worth_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = folder(tmp_path / "train", {"Cat": 3, "cat": 3, "dog": 3, "Straße": 3, "STRASSE": 3})
+    data = LabeledData(train=f"folder:{train}", workers=0)
+    images = load_labeled(open_sources(data, seed=0), data, 8, seed=0)
+    assert len(images.tasks["label"][0].names) == 5  # they stay apart
+    said = "task label: Cat and cat, STRASSE and Straße differ in upper and lower case alone; if they are one, write"
+    assert said in caplog.text
+
+
 def test_test_images_of_a_class_that_the_limit_leaves_out_are_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

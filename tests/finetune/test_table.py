@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from common.runs.spread import Spread
@@ -51,6 +52,15 @@ def test_a_row_has_the_accuracy_the_gain_over_the_untrained_twin_and_the_neighbo
     assert ["untrained", "51.2 [50.2, 52.2]", "", "25.6"] in cells
     assert ["raw pixels", "25.0 [24.0, 26.0]", "", "12.5"] in cells
     assert "held-out 10%" in rows[0]
+
+
+@pytest.mark.parametrize("name", ["[/b]", "[red]", "a [bold]b", ":train:", "end\\"])
+def test_the_name_of_a_task_is_no_markup(name: str) -> None:
+    results = [probe_result(name, 0.5)]
+    for table in (results_table(probe_lines(results)), damage_table(results), properties_table(results)):
+        console = Console(file=io.StringIO(), width=100, emoji=False)
+        console.print(table)
+        assert name in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_each_task_states_its_chance_level_and_its_images() -> None:

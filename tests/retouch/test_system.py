@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from common.errors import refused_by_system
 from common.runs.console import answer
 from retouch.cli import main
 from tests.common.data.samples import write_folder
@@ -49,6 +52,7 @@ def test_a_run_without_room_says_so_and_goes_on_when_there_is(
     [
         (errno.EACCES, "Permission denied: a/b; change the permissions of it or of a folder above it, or choose"),
         (errno.EROFS, "Read-only file system: a/b; change the permissions"),
+        (errno.EISDIR, "Is a directory: a/b; move it away, or choose another folder; then run it again"),
         (errno.ENAMETOOLONG, "File name too long: a/b; choose a shorter name, or a folder with a shorter path"),
         (errno.ENOSPC, "a file cannot be written: No space left on device; make room on the disk; then run it again"),
     ],
@@ -59,6 +63,34 @@ def test_an_error_of_the_system_is_one_message(number: int, message: str, capsys
 
     assert answer("retouch x", work, again="run it again") == 2
     assert capsys.readouterr().err.startswith(f"retouch x: {message}")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.28 TiB for an array"),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000 bytes."),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+def test_too_little_memory_is_one_message(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise error
+
+    assert answer("retouch x", work, again="run it again") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("retouch x: memory ran out (")
+    assert said.endswith(
+        "); lower batch_size, data.image_size or data.workers, or stop other programs; then run it again\n"
+    )
+
+
+def test_memory_that_cannot_be_had_is_recognized() -> None:
+    for ask in (lambda: torch.empty(1 << 50), lambda: np.empty(1 << 50)):
+        with pytest.raises((RuntimeError, MemoryError)) as raised:
+            ask()
+        assert "memory ran out" in refused_by_system(raised.value)
 
 
 def test_other_errors_keep_their_traceback() -> None:

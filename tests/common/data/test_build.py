@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from common.data import build_source, load_images
+from common.data.footers import with_rows
 from common.data.patches import PatchesSource
 from common.data.photos import PhotosSource
 from common.data.shapes import ShapesSource
@@ -292,6 +293,13 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_setting_that_moves_it(
         build_source("hf:nobody/nothing", root=str(blocked))
     with pytest.raises(UserError, match=f"cannot be kept in {blocked}.*; set RETOUCH_CACHE or data.root to"):
         build_source("torchvision:MNIST", root=str(blocked))
+
+
+@pytest.mark.parametrize("note", ["{broken", "[]", '{"info": null}', '{"info": {"features": []}}', "\\xff"])
+def test_a_damaged_note_in_a_footer_does_not_cost_the_table(tmp_path: Path, note: str) -> None:
+    table = pa.table({"image": [png(0), png(1)], "label": ["a", "b"]}).replace_schema_metadata({"huggingface": note})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert len(with_rows("a", [str(tmp_path / "a.parquet")])) == 1
 
 
 def test_files_that_number_classes_differently_are_refused(tmp_path: Path) -> None:

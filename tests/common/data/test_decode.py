@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import functional as F
 
-from common.data import decode
+from common.data import build_source, decode, load_images
 from common.data.decode import image_suffixes, open_image, square, to_rgb
 from common.data.levels import Levels
 from tests.common.data.samples import picture
@@ -170,6 +170,30 @@ def test_what_only_torchvision_reads_is_read_by_it(monkeypatch: pytest.MonkeyPat
 def test_broken_files_raise(data: bytes) -> None:
     with pytest.raises((OSError, ValueError)):
         square(open_image(data), 8)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            "a pointer of Git LFS, not the image",
+        ),
+        (b"\n<!DOCTYPE html><html>404</html>", "a web page, not an image: download it again"),
+        (b"<HTML><body>404", "a web page, not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing, which has no pixels: save it as PNG"),
+    ],
+)
+def test_what_was_saved_in_place_of_an_image_is_named(data: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^{reason}"):
+        open_image(data)
+
+
+def test_stereo_pictures_are_found_and_their_first_view_is_read(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.mpo", save_all=True, append_images=[picture(2)], quality=95)
+    picture(1).save(tmp_path / "b.jpg", quality=95)
+    first, second = load_images(build_source(str(tmp_path)), 8).rows(torch.arange(2))
+    assert torch.equal(first, second)
 
 
 def test_suffixes_cover_the_usual_and_leave_out_films() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -190,6 +191,20 @@ def test_decoding_leaves_the_global_generator_alone(tmp_path: Path, workers: int
     before = torch.get_rng_state()
     list(lazy.batches([torch.arange(3)], workers))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_worker_that_is_killed_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if multiprocessing.get_start_method() != "fork":
+        pytest.skip("workers do not have the objects of this process")
+    picture(0).save(tmp_path / "0.png")
+    source = build_source(f"folder:{tmp_path}")
+    monkeypatch.setattr(source, "image", lambda index: os.kill(os.getpid(), signal.SIGKILL))
+    lazy = images.Images(source, 8, torch.arange(1))
+    said = (
+        r"data\.workers: a process that decodes images was killed .*: set it to less than 1, or to 0, and start again"
+    )
+    with pytest.raises(UserError, match=said):
+        next(lazy.batches([torch.arange(1)], workers=1))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -51,6 +51,35 @@ def test_a_column_called_label_is_the_task(here: Path) -> None:
     assert source.labels().task == "label"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
+def test_lines_end_as_on_any_system(here: Path, name: str, end: str) -> None:
+    lines = [f"{n}.png{',' if name == 'a.csv' else ' '}{'cd'[n % 2]}" for n in range(6)]
+    (here / name).write_bytes(end.join([*(["path,label"] if name == "a.csv" else []), *lines]).encode())
+    labels = build_source(name).labels()
+    assert (labels.names, labels.values.tolist()) == (("c", "d"), [0, 1] * 3)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
+def test_a_zero_byte_is_refused_with_its_line(here: Path, name: str) -> None:
+    (here / name).write_text("0.png,c\n1\0.png,d\n")
+    with pytest.raises(UserError, match=r"has a zero byte in line 2, so it is not UTF-8 text: save it as UTF-8"):
+        build_source(name)
+    (here / name).write_text("path,label\n" + rows(*[",c"] * 6), encoding="utf-16-le")  # no byte order mark
+    with pytest.raises(UserError, match=r"has a zero byte in line 1, so it is not UTF-8 text"):
+        build_source(name)
+
+
+def test_images_that_are_listed_with_two_labels_are_worth_a_word(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (here / "a.csv").write_text("path,label\n" + rows(*(f",{'cd'[n % 2]}" for n in range(6))) + "1.png,c\n2.png,c\n")
+    with caplog.at_level(logging.WARNING, "retouch"):
+        assert len(build_source("a.csv").labels().values) == 8
+    assert caplog.messages == [
+        "csv:a.csv: 1 images are listed with different labels in column 'label', such as 1.png: if images have several "
+        "labels, list each once and set data.labels=label"
+    ]
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_cells_are_separated_as_the_first_line_says(here: Path, separator: str) -> None:
     (here / "a.csv").write_text(

@@ -106,6 +106,20 @@ def test_parquet_files_have_lists_of_classes_words_and_numbers(tmp_path: Path) -
     assert source.tasks == ("sure",)  # as before: lists are not classes
 
 
+def test_an_unknown_class_in_a_list_is_none(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "classes": datasets.List(datasets.ClassLabel(names=["cat", "dog"]))}
+    )
+    cells = {
+        "image": [{"bytes": png(number), "path": None} for number in range(4)],
+        "classes": [[0, -1], [None, 1], [-1], None],
+    }
+    datasets.Dataset.from_dict(cells, features).to_parquet(tmp_path / "a.parquet")
+    found = build_source(str(tmp_path / "a.parquet")).multi_labels(["classes"])
+    assert found.names == ("cat", "dog")
+    assert sets_of(found) == [{"cat"}, {"dog"}, set(), set()]
+
+
 def test_test_labels_are_matched_by_name_and_unknown_ones_refused() -> None:
     train = MultiLabels(torch.tensor([[True, False], [False, True]]), ("a", "b"), "t")
     test = MultiLabels(torch.tensor([[True, False], [True, False]]), ("b", "c"), "t")

@@ -9,6 +9,7 @@ import pytest
 
 from common.data import build_source
 from common.data.build import recognize
+from common.errors import UserError
 from tests.common.data.samples import write_csv, write_folder, write_list, write_parquet, write_zip
 
 
@@ -49,6 +50,23 @@ def test_the_home_folder_may_be_written_short(here: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HOME", str(here))
     for given in ("~/my pictures", "~/pictures.zip", "~/csv/pictures.csv", "~/list/pictures.txt", "~/tables"):
         assert len(build_source(given)) == 6
+
+
+@pytest.mark.parametrize("name", ["~my pictures", "~csv/pictures.csv", "~list/pictures.txt", "~tables", "~a.zip"])
+def test_a_name_may_begin_with_a_tilde(here: Path, name: str) -> None:
+    for old in ("my pictures", "csv", "list", "tables"):
+        (here / old).rename(here / f"~{old}")
+    (here / "pictures.zip").rename(here / "~a.zip")
+    assert len(build_source(name)) == 6
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["~nobody", "folder:~nobody", "csv:~nobody/a.csv", "list:~nobody/a.txt", "zip:~nobody/a.zip", "parquet:~nobody/*"],
+)
+def test_a_user_that_there_is_not_has_no_pictures(here: Path, spec: str) -> None:
+    with pytest.raises(UserError, match="~nobody"):
+        build_source(spec)
 
 
 def test_a_folder_of_tables_and_pictures_is_a_folder_of_pictures(here: Path) -> None:

@@ -12,13 +12,15 @@ from typing import ClassVar
 import pytest
 import torch
 
-from common.config import load_config
+from common.config import HomePath, dump_config, load_config
+from common.encoders.tensors import read_tensors
 from common.engine.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from common.errors import UserError
 from common.machine.distributed import World
 from common.runs.folder import Run, StageConfig, check_run_folder, open_run
 from common.runs.logs import early_log
 from common.runs.tracking import Tracker
+from retouch.reporting.page import check_out
 from tests.toys import state_at
 
 HERE = World(0, 1, torch.device("cpu"))
@@ -45,6 +47,12 @@ class Sculpt(StageConfig):
 
 def config(out: Path, **changes: object) -> Paint:
     return Paint.model_validate({"out": out, "wandb": QUIET, **changes})
+
+
+class Copy(StageConfig):
+    stage: ClassVar[str] = "copy"
+
+    run: HomePath
 
 
 def started(out: Path) -> None:
@@ -157,9 +165,20 @@ def test_a_run_of_another_stage_is_neither_overwritten_nor_resumed(tmp_path: Pat
 def test_a_run_of_an_earlier_version_that_has_only_known_keys_can_be_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    (out / "config.yaml").write_text("seed: 7\n")
+    (out / "config.yaml").write_text(dump_config(config(out, seed=7)))
     started_anew(out)
     assert load_config(Paint, out / "config.yaml") == config(out, overwrite=True)
+
+
+@pytest.mark.parametrize("text", ["", "seed: 7\n", "# mine\nout: here\n"])
+def test_a_folder_with_settings_of_the_users_own_is_not_overwritten(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "mine.pt").write_text("precious")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"has a config\.yaml that no stage wrote, so it cannot be overwritten"):
+        started_anew(tmp_path)
+    assert contents(tmp_path) == before
 
 
 def test_overwrite_leaves_what_only_another_stage_writes(tmp_path: Path) -> None:
@@ -276,6 +295,8 @@ def test_metrics_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_p
         run.log({"loss": 1.0 / step}, step)
     with run.metrics_path.open("a") as file:
         file.write('{"step": 4, "lo')
+    with run.metrics_path.open("ab") as file:
+        file.write(b"\xff\xfe\0")  # what a power failure may leave
     run.cut_back(2)
     assert [json.loads(line)["step"] for line in run.metrics_path.read_text().splitlines()] == [1, 2]
 
@@ -285,6 +306,43 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     run.log({"loss": 1.0}, 1)
     run.cut_back(0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_home_folder_may_be_written_short_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    copy = load_config(Copy, {"run": "~/first"}, ["out=~/runs/a", "resume=true"])
+    assert (copy.out, copy.run) == (tmp_path / "runs" / "a", tmp_path / "first")
+    copy.out.mkdir(parents=True)
+    (copy.out / "config.yaml").write_text("# retouch copy\n" + dump_config(copy).replace(f"run: {tmp_path}", "run: ~"))
+    assert check_run_folder(copy)  # as an earlier version wrote it
+    with pytest.raises(UserError, match="run: was '~/first', now "):
+        check_run_folder(copy.model_copy(update={"run": tmp_path / "second"}))
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/run", "gs://bucket/run-{n}", "hf://me/run", "http://x"])
+def test_an_address_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="out: this is an address, but files are written to this machine only: give a"):
+        load_config(Copy, {"run": "a", "out": out})
+    with pytest.raises(UserError, match="this is an address"):
+        check_out(Path(f"{out}.html"))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="no path has a zero byte in it"):
+        check_out(Path("a\0.html"))
+    (tmp_path / "s3:").mkdir()
+    assert load_config(Copy, {"run": "a", "out": "s3:/a"}).out == Path("s3:/a")  # there is such a folder
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_a_run_and_not_after_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"out: '.*run\\udcff' is not UTF-8, which names of files of weights must be"):
+        check_run_folder(config(tmp_path / "run\udcff"))
+    with pytest.raises(UserError, match=r"is not UTF-8, which safetensors requires: rename the folder"):
+        read_tensors(tmp_path / "run\udcff" / "model.safetensors")
+
+
+def test_a_number_belongs_into_the_last_part(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\{n\} is replaced by a number in the last part alone; write it there"):
+        check_run_folder(config(tmp_path / "a-{n}" / "b"))
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

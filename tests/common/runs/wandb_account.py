@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 KEY = "k" * 40
-ACCOUNT = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC")
+ACCOUNT = (
+    "WANDB_MODE",
+    "WANDB_DISABLED",
+    "WANDB_API_KEY",
+    "WANDB_IDENTITY_TOKEN_FILE",
+    "WANDB_BASE_URL",
+    "WANDB_CONFIG_DIR",
+    "NETRC",
+)
 
 
 def ours(caplog: pytest.LogCaptureFixture) -> list[str]:

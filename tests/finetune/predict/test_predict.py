@@ -362,6 +362,20 @@ def test_parts_of_another_size_are_not_continued(runs: Path, tmp_path: Path, mon
         predict(config_of(tmp_path / "out", runs / "tuned", resume=True))
 
 
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_parts_of_unknown_origin_are_not_continued(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setattr(parts, "PART_ROWS", 16)
+    stop_after(1, monkeypatch)
+    with pytest.raises(Stopped):
+        predict(config_of(tmp_path / "out", runs / "tuned"))
+    [plan] = tmp_path.glob("out/*/plan.json")
+    plan.write_text(content)
+    with pytest.raises(UserError, match="no longer the same: the classifier, its temperature, the images,"):
+        predict(config_of(tmp_path / "out", runs / "tuned", resume=True))
+
+
 def test_a_non_empty_folder_is_not_written_to(runs: Path, tmp_path: Path) -> None:
     path = predict(config_of(tmp_path / "out", runs / "tuned")).path
     before = path.read_bytes()

@@ -266,6 +266,14 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert not half.exists()
     for name in ("pictures.csv", "sheet.png", "pictures/deep/er/b.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # a journal of unknown origin is not continued
+    kept = tmp_path / "out" / "pictures.jsonl"
+    whole_journal = kept.read_text()
+    for first in ("{", "[]"):
+        kept.write_text(f"{first}\n" + whole_journal.partition("\n")[2])
+        with pytest.raises(UserError, match="was begun before these changed: pictures, decoder;"):
+            restore(run_of("denoise"), pictures, tmp_path / "out", "damage=recipe", "resume=true")
+    kept.write_text(whole_journal)
     # other pictures are another run
     save(torch.zeros(3, 20, 20, dtype=torch.uint8), pictures / "new.png")
     with pytest.raises(UserError, match="was begun before these changed: pictures;"):
@@ -348,6 +356,19 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
         if path.is_file() and path.name != "broken.png":
             path.unlink()
     assert "no picture can be restored" in refused(denoise, f"data={pictures}")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_pictures_that_cannot_be_read_cost_nothing_of_an_earlier_run(
+    run_of: RunOf, pictures: Path, tmp_path: Path
+) -> None:
+    restore(run_of("denoise"), pictures, tmp_path / "out")
+    before = everything(tmp_path / "out")
+    for path in pictures.rglob("*.*"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="no picture can be restored, for example"):
+        restore(run_of("denoise"), pictures, tmp_path / "out", "overwrite=true")
+    assert everything(tmp_path / "out") == before
 
 
 # ---- the command line

@@ -192,7 +192,7 @@ def test_results_are_written_before_the_sheet_which_does_without_pictures_that_h
 
     def writing(path: Path, value: Any) -> None:
         write_json(path, value)
-        Path(value["pictures"][0]["path"]).unlink()
+        Path(value["top"][0]["path"]).unlink()
 
     def drawing(columns: Sequence[Shown], title: str) -> Image.Image:
         assert (tmp_path / "out" / "results.json").is_file()

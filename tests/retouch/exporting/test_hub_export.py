@@ -284,7 +284,7 @@ def test_the_login_is_checked_before_anything_is_written(
     for token in ({"role": "read"}, {"role": "fineGrained", "fineGrained": {"scoped": [scope]}}):
         hub.token = token
         assert refused(*to).startswith(
-            "push: your access token may not write to me/mine; create one that may on the Hub's page"
+            "push: your access token may not write to me/mine; create one with write access in the settings of your"
         )
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "push: cannot ask the Hub who is logged in: Invalid user token." in refused(*to)

@@ -20,7 +20,7 @@ from pretrain.gradient.decoders import DecoderConfig
 from pretrain.gradient.kept import keep_decoder
 from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import Denoise
-from tests.common.encoders.test_encoder_folder import build
+from tests.common.encoders.toys import build
 from tests.finetune.predict.runs import export, probed
 from tests.retouch.exporting.test_sample_code import of_labels, of_masks
 

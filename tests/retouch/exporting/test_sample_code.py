@@ -17,9 +17,9 @@ from common.encoders import Classifier
 from common.encoders.export import export_classifier, export_encoder
 from common.encoders.readme import About
 from finetune.probe import probe
-from tests.common.encoders.test_encoder_folder import TINY_VIT, build
-from tests.finetune.dense import test_probe_masks as masks
-from tests.finetune.multilabel import test_probe_labels as labels
+from tests.common.encoders.toys import TINY_VIT, build
+from tests.finetune.dense import pictures as masks
+from tests.finetune.multilabel import pictures as labels
 from tests.finetune.predict.runs import export, probed
 
 QUICK: dict[str, Any] = {

@@ -106,6 +106,14 @@ def test_parts_of_a_study_and_runs_of_a_group_are_one_line(tmp_path: Path) -> No
         assert by_name(tmp_path)["five"].state == "running"
 
 
+@pytest.mark.parametrize("config", ["encoder: 2024-13-45\n", f"encoder: {'[' * 3000}\n", "encoder: \x00\n"])
+def test_settings_that_cannot_be_read_do_not_hide_a_run(tmp_path: Path, config: str) -> None:
+    start(tmp_path / "run", "probe", config)
+    (tmp_path / "run" / "results.json").write_text("[" * 100_000)
+    [found] = find_runs(tmp_path)
+    assert (found.result, found.subject) == (DAMAGED, "")
+
+
 @pytest.mark.parametrize("text", ["{", '{"results": 3}', '{"results": [{"task": "a", "subjects": {}}]}', "[]"])
 def test_damaged_results_are_a_line_that_says_so(tmp_path: Path, text: str) -> None:
     start(tmp_path / "run", "probe", "encoder: [\n")

@@ -27,6 +27,21 @@ def test_a_pretraining_run_is_read_from_all_its_files(tmp_path: Path) -> None:
     assert (run.card, run.panel, run.atoms) == (None, None, ())
 
 
+def test_lines_of_metrics_that_are_damaged_are_not_read(tmp_path: Path) -> None:
+    folder = write_pretraining(tmp_path / "denoise")
+    odd = [
+        '{"step": null, "loss": 1}',
+        '{"step": 2, "loss": "x"}',
+        "[1]",
+        '{"step": 3, "loss": NaN}',
+        '{"step": 1e999}',
+    ]
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write("\n".join(["", *odd, ""]).encode() + b"\xff\xfe\0\n")
+    [run] = read_facts([folder]).pretraining
+    assert run.curves.loss.steps == (50, 100, 200, 300)
+
+
 def test_a_folder_of_runs_stands_for_the_finished_ones_in_the_order_in_which_they_started(tmp_path: Path) -> None:
     for name, day in (("a", 2), ("b", 1)):
         write_pretraining(tmp_path / "all" / name, log=f"2026-01-0{day} 12:00:00 INFO    begins\n", sha256=name * 64)

@@ -30,11 +30,11 @@ def test_the_page_says_how_far_the_probabilities_of_labels_can_be_trusted(tmp_pa
     sure = Calibration(temperature=2.0, fitted_on=500, error_before=0.2, error_after=0.1)
     results = [label_result().model_copy(update={"calibration": sure}), label_result(pretext="mask")]
     facts = report_on(tmp_path, *results)
-    assert "How probable the same probes called the labels" not in html(facts)
+    assert "The probabilities that the same probes give to labels" not in html(facts)
     planted(tmp_path / "probe-0", 2.0)
     page = html(read_facts([tmp_path]))
     for said in (
-        "tags: linear probe of denoise: mean probability 38.3%, present 30.0%; mean distance from the line 8.3 points",
+        "tags: linear probe of denoise: mean probability 38.3%, present in 30.0%; mean distance from the line 8.3 points",
         "100 cases: mean probability 85.0%, present in 60.0%",
         "100 cases: mean probability 25.0%, present in 25.0%",
         "100 cases: mean probability 5.0%, present in 5.0%",
@@ -48,4 +48,4 @@ def test_the_page_says_how_far_the_probabilities_of_labels_can_be_trusted(tmp_pa
     report_on(other, results[0], results[1].model_copy(update={"subjects": {"encoder": better}}))
     for run in ("probe-0", "probe-1"):
         planted(other / run, 2.0)
-    assert "How probable the same probes called the labels" not in html(read_facts([other]))
+    assert "The probabilities that the same probes give to labels" not in html(read_facts([other]))
