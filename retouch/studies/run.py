@@ -129,13 +129,13 @@ def _begin(config: StudyConfig, opened: Opened, given: Plan | None, here: World,
     log.info(
         "%s images to learn from; labeled images: %s to choose on, %s to fit on, %s to test; %s",
         *(f"{count:,}" for count in (len(images.pool), images.judged, images.fitted, images.tested)),
-        time_said(journal),
+        _time_said(journal),
     )
     judge = Judge(images.sets, how, config.seed)
     return Parts(config, here, run, images, field, judge, journal, made(inputs(config, opened)))
 
 
-def time_said(journal: Journal) -> str:
+def _time_said(journal: Journal) -> str:
     """How much of the budget is left, in words if nothing is."""
     clock = journal.clock
     if clock.left > 0:
