@@ -62,7 +62,7 @@ def report(opened: Opened, run: Run, training: Trained, ruler: Measured | None, 
         encoder_sha256=sha256,
         code=code_storage(learner.encoder, images),
         relative_reconstruction_error=learner.reconstruction_error(images),
-        atoms=None if explained is None else explained.codes.shape[1],
+        atoms=None if explained is None else explained.number,
         unused_atoms=None if explained is None else show_dictionary(run, training.step, explained),
         maximum_mean_discrepancy=learner.discrepancy,
         ruler=ruler,
@@ -70,8 +70,9 @@ def report(opened: Opened, run: Run, training: Trained, ruler: Measured | None, 
         notes=tuple(learner.notes(images)),
         made=made(opened.inputs),
     )
-    if results.atoms is not None:
-        log.info("%d atoms, %d unused", results.atoms, results.unused_atoms)
+    if explained is not None:
+        mirrored = " (half of them mirror images)" if explained.mirrored else ""
+        log.info("%s atoms%s, %s unused", f"{explained.number:,}", mirrored, f"{results.unused_atoms or 0:,}")
     log.debug("%s", results.code.text)
     for note in results.notes:
         log.warning("%s", note)

@@ -72,7 +72,7 @@ class PretrainResults(Config):
         encoder_sha256: the sha256 of the exported encoder.
         code: the storage size of a code.
         relative_reconstruction_error: ``Σ ‖x − x̂‖² / Σ ‖x − mean‖²`` of undamaged images, if codes can be decoded.
-        atoms, unused_atoms: numbers of atoms, if the code has a dictionary.
+        atoms, unused_atoms: numbers of atoms, with mirror images (without in older files), if there is a dictionary.
         maximum_mean_discrepancy: between two domains, by code.
         ruler: what the losses mean, for methods that restore damaged images.
         originals: the images that it learned from, as they are stored; None for generated ones and in older files.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.data import Images, Loader
 from common.encoders.load import ENCODER
+from common.engine.checkpoint import keep_final
 from common.engine.loop import Periodic, Trained, learn
 from common.machine.distributed import world
 from common.runs.folder import Run, numbered, open_run, say_how_to_continue
@@ -38,6 +39,8 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
                 return Pretrained(training)
             measured = shown.last(training.step)
             sha256 = export(opened, run, training, measured)
+            if (final := opened.learner.final_tensors()) is not None:
+                keep_final(run.checkpoints, final)
             results = report(opened, run, training, measured, sha256)
             return Pretrained(training, opened.config.out / ENCODER, results)
 

@@ -74,6 +74,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return path
 
 
+def keep_final(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Replace the tensors of a finished run's last checkpoint, if there is one, and remove the ones before it.
+
+    A kill leaves a checkpoint that can be resumed.
+    """
+    saved = list_checkpoints(folder)
+    if saved:
+        values = json.loads((saved[-1] / STATE).read_text(encoding="utf-8"))
+        del values["groups"]
+        save_checkpoint(folder, Checkpoint(TrainingState.model_validate(values), tensors), keep=1)
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first. A folder under its final name is always complete."""
     complete = (path for path in folder.glob("step-*") if (path / STATE).is_file())

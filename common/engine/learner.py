@@ -78,6 +78,13 @@ class Learner(ABC):
         """Groups of tensors that a checkpoint keeps."""
         return {"model": self.model.state_dict()}
 
+    def final_tensors(self) -> dict[str, Mapping[str, Tensor]] | None:
+        """Groups that the checkpoint of a finished run keeps instead; None if it keeps all.
+
+        ``restore`` must accept them.
+        """
+        return None
+
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the model is as it would be exported."""
         return contextlib.nullcontext()

@@ -238,7 +238,7 @@ class _Terminated(BaseException):
     """SIGTERM. Like Ctrl-C, it is not caught as an error, and closes what is open on its way up."""
 
 
-def answer(name: str, work: Callable[[], object], *, lossless: bool = False, again: str = RESUMED) -> int:
+def answer(name: str, work: Callable[[], object], *, lossless: bool = False, again: str = "") -> int:
     """Do the work; returns the exit code: 0, or 2 with one plain message for a user's mistake.
 
     While the train loop runs, it handles Ctrl-C and SIGTERM itself: it writes a checkpoint and ends. Before and after,
@@ -247,7 +247,7 @@ def answer(name: str, work: Callable[[], object], *, lossless: bool = False, aga
 
     Args:
         lossless: a stopped run continues from its checkpoints, so stopping it is not a failure.
-        again: how to continue.
+        again: how to continue; by default as the run that was stopped says of itself, if it was opened.
     """
     setup_console(is_main=is_first())
     try:
@@ -258,7 +258,8 @@ def answer(name: str, work: Callable[[], object], *, lossless: bool = False, aga
         signal_name, number = (
             ("SIGTERM", signal.SIGTERM) if isinstance(stopped, _Terminated) else ("Ctrl-C", signal.SIGINT)
         )
-        log.info("stopped by %s; to continue, %s", signal_name, again)
+        said = next(iter(getattr(stopped, "__notes__", ())), RESUMED)
+        log.info("stopped by %s; to continue, %s", signal_name, again or said)
         return 0 if lossless else 128 + number
     except UserError as error:
         write_to(sys.stderr, f"{name}: {error}\n")
@@ -266,7 +267,7 @@ def answer(name: str, work: Callable[[], object], *, lossless: bool = False, aga
     except Exception as error:
         if not (problem := refused_by_system(error)):
             raise
-        write_to(sys.stderr, f"{name}: {problem}; then {again}\n")
+        write_to(sys.stderr, f"{name}: {problem}; then {again or RESUMED}\n")
         return 2
     return 0
 

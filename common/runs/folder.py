@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -82,6 +83,7 @@ S = TypeVar("S", bound=StageConfig)
 
 NUMBER = "{n}"  # in the name of `out`: the number of the run
 SHOWN_RUNS = 5  # in one message
+_OPEN: ContextVar[Path | None] = ContextVar("open", default=None)  # the folder of the outermost open run
 
 
 def with_group(config: S, encoder_group: str | None = None) -> S:
@@ -101,9 +103,14 @@ def run_name(folder: Path) -> str:
 
 
 def say_how_to_continue(config: StageConfig) -> None:
-    """Log how to continue a run that was stopped with a checkpoint; a group does so for its runs."""
-    if not is_group(config.out.parent):
-        log.info("to continue, run the same command with out=%s resume=true", config.out)
+    """Log how to continue a run that was stopped with a checkpoint; a group, or the run around it, does so for it."""
+    if not is_group(config.out.parent) and _OPEN.get() in (None, config.out):
+        log.info("to continue, %s", how_to_continue(config))
+
+
+def how_to_continue(config: StageConfig) -> str:
+    """What to do to continue a run."""
+    return f"run the same command with out={config.out} resume=true"
 
 
 # ---- numbered run folders
@@ -241,11 +248,17 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
         log_versions()
         settings = config.model_dump(mode="json")
         tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
-        exit_code = 1
+        exit_code, outermost = 1, _OPEN.get()
+        token = _OPEN.set(outermost or config.out)
         try:
             yield Run(config.out, world, tracker, resumed)
             exit_code = 0
+        except BaseException as stopped:
+            if not isinstance(stopped, Exception) and outermost is None and not is_group(config.out.parent):
+                stopped.add_note(how_to_continue(config))  # for the command line, which knows no folder
+            raise
         finally:
+            _OPEN.reset(token)
             tracker.finish(exit_code)
             log_file.close()
 

@@ -28,6 +28,7 @@ from pretrain.method import Method, MethodLearner
 
 log = logging.getLogger("retouch")
 
+FITTED = "fitted"  # the group of a checkpoint that has the model of a finished run
 START_IMAGES = 2048  # sample for what is needed before the first batch: centre, whitening, initial atoms
 
 
@@ -91,11 +92,16 @@ class Statistics(Protocol):
 class LinearLearner(MethodLearner):
     """The learner of a method of the linear family.
 
-    Statistics that are not part of the encoder are saved by ``tensors`` and read back by ``restore``.
+    Statistics that are not part of the encoder are saved by ``tensors`` and read back by ``restore``. A finished run
+    needs them no longer, and they can be far larger than the encoder.
+
+    Attributes:
+        fitted: whether the model is from the checkpoint of a finished run, which has no statistics to go on with.
     """
 
     method: LinearMethod
     statistics: Statistics | None = None
+    fitted: bool = False
 
     def __init__(self, encoder: Encoder, method: LinearMethod, augment: AugmentConfig, world: World, seed: int) -> None:
         self.encoder, self.method, self.augment, self.world, self.seed = encoder, method, augment, world, seed
@@ -113,9 +119,13 @@ class LinearLearner(MethodLearner):
         return super().tensors() | ({"statistics": self.statistics.state_dict()} if self.statistics else {})
 
     def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-        super().restore(groups)
-        if self.statistics:
+        self.fitted = FITTED in groups
+        super().restore({"model": groups[FITTED]} if self.fitted else groups)
+        if self.statistics and not self.fitted:
             self.statistics.load_state_dict(groups["statistics"])
+
+    def final_tensors(self) -> dict[str, Mapping[str, Tensor]] | None:
+        return {FITTED: self.model.state_dict()} if self.statistics else None
 
     @property
     def description(self) -> str:
@@ -143,6 +153,10 @@ class LinearLearner(MethodLearner):
 
     @torch.no_grad()
     def step(self, batch: Batch, step: int) -> StepResult:
+        if self.fitted:
+            raise UserError(
+                f"{self.method.key}: this run is finished, and cannot learn more; start over with another out"
+            )
         seed_step(self.seed, step)
         images = self.augment(batch.images.to(self.world.device, non_blocking=True))  # uint8 0..255 -> float 0..1
         losses, numbers = self.learn(images, step, batch.index)

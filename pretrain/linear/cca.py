@@ -155,6 +155,8 @@ class CcaLearner(ProjectionLearner):
         return band[..., :side], band[..., side:]
 
     def finish(self) -> None:
+        if self.settled:  # in the checkpoint of a finished run
+            return
         with user_errors(self.method):
             own, _, _ = cca(self.moments, self.method.components, ridge=self.method.ridge)
         self.settle(own)

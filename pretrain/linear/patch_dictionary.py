@@ -155,6 +155,8 @@ class PatchDictionaryLearner(DictionaryLearner):
             losses = {"restore": restore.mean(), "sparsity": self.method.strength * codes.abs().sum(1).mean()}
         fresh, numbers = self.improved(dictionary, y, codes, step, lambda count: y[:count])
         encoder.dictionary.copy_(fresh.T)
+        if encoder.args.mirror:
+            numbers["unused_atoms"] = 2 * numbers["unused_atoms"]  # with their mirror images
         return StepResult(losses, numbers)
 
     def _nearest(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,4 +202,4 @@ class PatchDictionaryLearner(DictionaryLearner):
             # a patch under the mirrored atom is the mirrored patch under the atom itself, and is shown so
             windows = torch.cat([windows, windows.flip(3)])
             codes = torch.cat(torch.split(codes, encoder.args.learned, dim=1))
-        return Explained(encoder.atoms(), codes, windows)
+        return Explained(encoder.atoms(), codes, windows, mirrored=encoder.args.mirror)

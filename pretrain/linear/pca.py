@@ -109,5 +109,7 @@ class PcaLearner(ProjectionLearner):
         return StepResult({}, {})
 
     def finish(self) -> None:
+        if self.settled:  # in the checkpoint of a finished run
+            return
         with user_errors(self.method):
             self.settle(pca(self.moments, self.method.components, whiten=self.method.whiten))

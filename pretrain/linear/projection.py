@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -115,6 +116,10 @@ class ProjectionLearner(LinearLearner):
             self.encoder.code.weight.copy_(projection.weight)
             self.model.get_buffer("back").copy_(projection.back)
         self.settled, self.shortfall = True, projection.shortfall
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        super().restore(groups)
+        self.settled = self.fitted
 
     def notes(self, images: Tensor) -> list[str]:
         return [self.shortfall] if self.shortfall else []

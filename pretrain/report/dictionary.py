@@ -14,15 +14,19 @@ PATCHES = 10  # patches per atom
 
 
 def show_dictionary(run: Run, step: int, explained: Explained) -> int:
-    """Write ``panels/atoms.png`` and ``panels/exciting.png``; returns how many atoms no patch uses."""
+    """Write ``panels/atoms.png`` and ``panels/exciting.png``; returns how many atoms no patch uses.
+
+    Of an atom and its mirror image, one is shown, and both are counted.
+    """
     explained = upright(explained)
     use = explained.codes.abs().mean(0)
+    title = "dictionary, without mirror images" if explained.mirrored else "dictionary"
     panels = run.folder / "panels"
-    atoms = save_atoms(panels / "atoms.png", explained.atoms.cpu(), use.cpu(), title="dictionary")
+    atoms = save_atoms(panels / "atoms.png", explained.atoms.cpu(), use.cpu(), title=title)
     exciting = save_exciting(panels / "exciting.png", *most_exciting(explained, use))
     for name, path in (("atoms", atoms), ("exciting", exciting)):
         run.image(name, path, step)
-    return int((use == 0).sum())
+    return int((use == 0).sum()) * (2 if explained.mirrored else 1)
 
 
 def upright(explained: Explained) -> Explained:

@@ -71,7 +71,7 @@ from retouch.reporting.sentences import (
     number,
 )
 from retouch.reporting.several import several_blocks
-from retouch.reporting.study import study_blocks, study_tables
+from retouch.reporting.study import raced, study_blocks, study_tables
 from retouch.reporting.tables import (
     baseline_table,
     choice_table,
@@ -101,7 +101,7 @@ def page_parts(facts: Facts) -> list[Part]:
     """All parts of the page: the only place that decides their order."""
     sets = ImageSets()
     found = [
-        Part("study", "The race", study_blocks(facts)),
+        Part("study", "The race" if raced(facts) else "The contestants", study_blocks(facts)),
         Part("choices", "What was chosen", _choices(facts)),
         Part("results", "Results", _results(facts)),
         Part("seeds", "Over several seeds", seeds_blocks(facts)),

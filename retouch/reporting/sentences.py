@@ -23,7 +23,7 @@ from retouch.reporting.compare import (
     several_gains,
     tuned_gains,
 )
-from retouch.reporting.facts import Facts, SeveralEntry
+from retouch.reporting.facts import Facts, SeveralEntry, Studied
 
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are listed by name
@@ -169,10 +169,16 @@ def chains(facts: Facts) -> list[str]:
     ]
 
 
+def _study_verdict(run: Studied, studies: int) -> tuple[str, ...]:
+    """The verdict of a study, which is named if there are several."""
+    first, *rest = run.report.verdict
+    return (f"{run.origin.name}: {first}", *rest) if studies > 1 else (first, *rest)
+
+
 def verdict(facts: Facts) -> list[str]:
     """The answer in two sentences, or three if several encoders were probed and networks were also fine-tuned."""
     if facts.studies:
-        return [sentence for run in facts.studies for sentence in run.report.verdict]
+        return [sentence for run in facts.studies for sentence in _study_verdict(run, len(facts.studies))]
     if facts.entries:
         found = gains(facts, UNTRAINED)
         answer = answered(found, "the untrained network") if found else _not_compared(facts)

@@ -9,7 +9,7 @@ from finetune.table import worth_lines
 from retouch.reporting.blocks import Block, Cell, Column, Figure, Figures, Points, Prose, Table
 from retouch.reporting.charts import Racer, labels_chart, race_chart
 from retouch.reporting.compare import LEVEL, holm
-from retouch.reporting.facts import Facts
+from retouch.reporting.facts import Facts, Studied
 from retouch.reporting.sentences import counted, interval, labels_rules, number, signed
 from retouch.reporting.tables import EMPTY, accuracy, gain
 from retouch.studies.plan import ProbeKind
@@ -28,20 +28,39 @@ PROBES: dict[ProbeKind, str] = {"logistic": "the usual linear probe", "ridge": "
 def study_blocks(facts: Facts) -> tuple[Block, ...]:
     """Tables, the chart of the race, and what training is worth in labels."""
     return tuple(
-        block for run in facts.studies for block in (*_tables(run.report), _race(run.report), *_worth(run.report))
+        block
+        for run in facts.studies
+        for block in (*_tables(run.report, _name(facts, run)), *_race(run.report), *_worth(run.report))
     )
 
 
 def study_tables(facts: Facts) -> tuple[Block, ...]:
     """The tables alone, for a model card."""
-    return tuple(block for run in facts.studies for block in _tables(run.report))
+    return tuple(block for run in facts.studies for block in _tables(run.report, _name(facts, run)))
 
 
-def _tables(report: StudyReport) -> list[Block]:
+def raced(facts: Facts) -> bool:
+    """Whether any network was trained in a study."""
+    return any(map(_has_raced, (run.report for run in facts.studies)))
+
+
+def _has_raced(report: StudyReport) -> bool:
+    return any(one.kind == "restoring" for one in report.contenders)
+
+
+def _name(facts: Facts, run: Studied) -> str:
+    """The name of a study; empty if there is only one."""
+    return run.origin.name if len(facts.studies) > 1 else ""
+
+
+def _tables(report: StudyReport, name: str) -> list[Block]:
     about = [
+        *([f"Study: {name}."] if name else []),
         f"Methods learned without labels from {report.unlabeled_images:,} images of {report.image_size} px.",
         f"The study took {report.seconds:,.0f} s; its budget was {report.budget:,.0f} s.",
     ]
+    if any(one.rung for each in report.contenders for one in each.validations):
+        about.append("The networks were trained in rungs, parts of a race: after each, the worse half left.")
     if report.repeated:
         about.append(f"Left out of pretraining: {counted(report.repeated, 'image')} that repeat test images.")
     found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task) for task in report.classes)]
@@ -112,10 +131,13 @@ def _is_shown(found: Comparison, adjusted_p: float) -> bool:
     return adjusted_p < LEVEL and not low <= 0 <= high
 
 
-def _race(report: StudyReport) -> Figures:
+def _race(report: StudyReport) -> tuple[Block, ...]:
+    """The chart of the race, if there was one."""
+    if not _has_raced(report):
+        return ()
     racers = [_racer(one) for one in report.contenders if one.validations]
     caption = "Mean validation accuracy by seconds of training. Level lines: contestants that were judged once."
-    return Figures((Figure(race_chart("The race", racers), caption),))
+    return (Figures((Figure(race_chart("The race", racers), caption),)),)
 
 
 def _worth(report: StudyReport) -> tuple[Block, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -37,7 +38,7 @@ def fit_simple(parts: Parts, saved: Plan | None, kept: float) -> SimpleDone | No
     """Fit and judge the simple methods: those of the plan, or those that are fast enough; None if a signal stopped it.
 
     Args:
-        kept: seconds reserved for the networks.
+        kept: seconds reserved for the networks; if none, each may take most of the time that is left.
     """
     everything = parts.images.judged + parts.images.fitted + parts.images.tested
     names, left_out = [], []
@@ -47,7 +48,10 @@ def fit_simple(parts: Parts, saved: Plan | None, kept: float) -> SimpleDone | No
         if saved is None and parts.journal.of(one.name) is None:
             speed = one.speed()
             needed = learning_seconds(one, speed) + speed.image * everything
-            most = max(0.0, min(planning.BASELINE_SHARE * parts.config.seconds, time_left(parts) - kept))
+            left, most = time_left(parts), planning.BASELINE_SHARE * parts.config.seconds
+            if not kept:
+                most = max(most, planning.ALONE * left)
+            most = max(0.0, min(most, left - kept))
             if needed > most:
                 left_out.append(
                     f"{one.name}: needs about {needed:.0f} s, but a simple method may take only {most:.0f} s"
@@ -76,6 +80,31 @@ def measured(parts: Parts) -> dict[str, Timing]:
         )
         log.info("%s: %.0f ms per step of %d images", one.name, 1000 * speed.step, one.config.batch_size)
     return timings
+
+
+def measured_scratch(parts: Parts) -> float:
+    """Seconds per step of the network from scratch; 0 if it does not compete."""
+    config, field = parts.config, parts.field
+    if SCRATCH not in config.contestants or not field.restoring:
+        return 0.0
+    return scratch_pace(config, field, parts.images.sets, parts.images.size, parts.here)
+
+
+def enough_minutes(parts: Parts, timings: Mapping[str, Timing]) -> int:
+    """The shortest budget, in whole minutes and more than now, in which the fastest network could be trained.
+
+    Its share of that is enough for its shortest race; or the budget is as much longer as is missing now.
+    """
+    least = planning.CAREFUL_RACE * min(map(planning.least_seconds, timings.values()))
+    budget = parts.config.seconds
+    seconds = max((least + _twin_seconds(parts)) / planning.RACE_SHARE, budget + least - time_left(parts))
+    return max(math.ceil(seconds / 60), int(budget // 60) + 1)
+
+
+def fit_in(parts: Parts, timings: Mapping[str, Timing]) -> bool:
+    """Whether any network fits into the time that is left."""
+    kept = kept_seconds(parts, timings)
+    return bool(planning.enter(timings, plan_end(parts, Purse(time_left(parts), kept, alone=not kept)).left)[0])
 
 
 def kept_seconds(parts: Parts, timings: Mapping[str, Timing]) -> float:
@@ -137,6 +166,7 @@ def make_plan(
     simple: Sequence[str],
     wider: Wider | None,
     without: Sequence[str],
+    scratch_step: float,
 ) -> Plan:
     """Plan the race in the time that is left after reserving time for the end.
 
@@ -145,15 +175,13 @@ def make_plan(
         simple: names of the simple methods that compete.
         wider: the dictionary that was learned again, if there is one.
         without: a line about each simple method or dictionary that was left out.
+        scratch_step: seconds per step of the network from scratch; 0: it does not compete.
     """
     config, field = parts.config, parts.field
     left_out = [*field.left_out, *without]
     known = len(left_out)
-    scratch_step = 0.0
     if SCRATCH in config.contestants and not field.restoring:
         left_out.append(f"{SCRATCH}: it uses the network of a contestant that restores images, but none competes")
-    elif SCRATCH in config.contestants:
-        scratch_step = scratch_pace(config, field, parts.images.sets, parts.images.size, parts.here)
     kept = kept_seconds(parts, timings)
     end = plan_end(parts, Purse(time_left(parts), kept, alone=not kept))
     inside, slow = planning.enter(timings, end.left)

@@ -20,20 +20,22 @@ from retouch.studies.results import CONTESTANTS, PLAN
 
 DEFAULT = ("random_patches", "kmeans", "pca", "denoise", "colorize", "mask", "mixed", "scratch")
 BASELINES = ("pixels", "untrained")  # these always compete, so no contestant may have their names
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 LONGEST = 10_000 * UNITS["h"]
 TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 
 
 def seconds_of(text: str) -> float:
-    """``90s``, ``20m``, ``1h`` or plain seconds.
+    """``90s``, ``20m`` or ``1h`` in seconds.
 
     Raises:
-        ValueError: it is none of these, zero, or more than a year.
+        ValueError: it is none of these, zero, or more than a year; or it has no unit.
     """
     found = TIME.fullmatch(text.strip())
     if not found or not float(found[1]):
         raise ValueError("must be a length of time above zero, such as 90s, 20m or 1h")
+    if not found[2]:
+        raise ValueError(f"needs a unit: budget={found[1]}m for minutes, or budget={found[1]}s for seconds")
     seconds = float(found[1]) * UNITS[found[2]]
     if seconds > LONGEST:
         raise ValueError(f"must be at most {LONGEST / UNITS['h']:,.0f}h")

@@ -19,7 +19,7 @@ from retouch.studies.plan import Plan
 from retouch.studies.results import Contender, Counts, StudyReport, Validation, Versus, touched
 from retouch.studies.rivals import Answers, labels_of_tests
 from retouch.studies.scratch import scratch_seconds
-from retouch.studies.verdict import verdict
+from retouch.studies.verdict import TooShort, verdict
 
 
 def study_report(
@@ -54,8 +54,9 @@ def study_report(
     checks = {task: one.checks for task, one in probed.items() if one.checks is not None}
     facts = data_facts(images.sets, everything=bool(probed))
     [leader] = [one for one in contenders if one.name == winner]
+    too_short = TooShort(parts.config.seconds, plan.enough) if plan.enough else None
     return StudyReport(
-        verdict=verdict(leader, comparisons, worth, contenders),
+        verdict=verdict(leader, comparisons, worth, contenders, too_short),
         winner=winner,
         contenders=tuple(sorted(contenders, key=lambda one: -one.mean)),
         comparisons=comparisons,

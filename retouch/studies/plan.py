@@ -127,6 +127,7 @@ class Plan(Record):
     scratch_settled: bool = True  # whether its number of steps is final: it is known when the race has ended
     probe: bool  # whether the winner gets a linear probe on all labeled images
     probe_kind: ProbeKind = "logistic"  # the usual one, or the faster ridge regression
+    enough: int = 0  # minutes that would be enough to train a network; 0: one is trained, or none was to be
     worth: bool = False  # whether to measure how many labels the winner saves
     timings: dict[str, Timing] = Field(default_factory=dict)
     left_out: tuple[str, ...] = ()

@@ -55,7 +55,9 @@ def judge_once(
     )
     journal.add(found)
     after = f", {seconds:.0f} s of training" if seconds else ""
-    log.info("%s: %.1f%% on validation%s (%.0f s left)", one.name, 100 * found.mean, after, journal.clock.left)
+    log.info(
+        "%s: %.1f%% on validation%s (%.0f s left)", one.name, 100 * found.mean, after, max(0.0, journal.clock.left)
+    )
     run.log({f"validation/{one.name}": found.mean}, step=len(journal.memory.judgments))
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import NamedTuple
 
 from common.encoders.load import ENCODER
 from common.encoders.readme import README
@@ -18,7 +19,16 @@ from finetune.features import Extraction
 from retouch.reporting.card import write_card
 from retouch.reporting.page import write_report
 from retouch.studies import plan as planning
-from retouch.studies.budget import fit_simple, kept_seconds, make_plan, measured, planned_again
+from retouch.studies.budget import (
+    enough_minutes,
+    fit_in,
+    fit_simple,
+    kept_seconds,
+    make_plan,
+    measured,
+    measured_scratch,
+    planned_again,
+)
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import SCRATCH, check_contestants, check_pretrained, line_up, title_of
 from retouch.studies.final import finish
@@ -26,7 +36,7 @@ from retouch.studies.images import Opened, StudyImages, image_size, inputs, labe
 from retouch.studies.journal import Journal, read_plan
 from retouch.studies.judge import Judge
 from retouch.studies.parts import Parts
-from retouch.studies.plan import Plan
+from retouch.studies.plan import Plan, Wider
 from retouch.studies.race import judge_once, run_race
 from retouch.studies.results import CONTESTANTS, StudyReport
 from retouch.studies.table import study_table
@@ -79,7 +89,7 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
             encoder = config.out / CONTESTANTS / report.winner / ENCODER
             if encoder.is_dir():
                 write_card([config.out], encoder / README)  # replaces that of pretraining, which had no labels
-            log.info("done in %.0f s of %.0f s; report: %s", parts.journal.clock.taken, config.seconds, path)
+            log.info("done in %.0f s (budget: %.0f s); report: %s", parts.journal.clock.taken, config.seconds, path)
             parts.journal.save()
             return report
 
@@ -117,12 +127,25 @@ def _begin(config: StudyConfig, opened: Opened, given: Plan | None, here: World,
     field = line_up(config, images.pool, images.size, here)
     how = Extraction(here.device, resolve_precision("auto", here.device), BATCH, config.labels.workers)
     log.info(
-        "%s images to learn from; labeled images: %s to choose on, %s to fit on, %s to test; %.0f of %.0f s left",
+        "%s images to learn from; labeled images: %s to choose on, %s to fit on, %s to test; %s",
         *(f"{count:,}" for count in (len(images.pool), images.judged, images.fitted, images.tested)),
-        *(journal.clock.left, config.seconds),
+        _time_said(journal),
     )
     judge = Judge(images.sets, how, config.seed)
     return Parts(config, here, run, images, field, judge, journal, made(inputs(config, opened)))
+
+
+def _time_said(journal: Journal) -> str:
+    """How much of the budget is left, in words if nothing is."""
+    clock = journal.clock
+    if clock.left > 0:
+        return f"{clock.left:.0f} of {clock.budget:.0f} s left"
+    if journal.memory.judgments:
+        return f"the budget of {clock.budget:.0f} s is spent"
+    return (
+        f"the budget of {clock.budget:.0f} s is too small: opening and decoding the images took {clock.taken:.0f} s; "
+        "give it more, such as budget=20m"
+    )
 
 
 def _images(config: StudyConfig, opened: Opened, saved: Plan | None, here: World) -> StudyImages:
@@ -140,22 +163,53 @@ def _images(config: StudyConfig, opened: Opened, saved: Plan | None, here: World
     return StudyImages(size, pool, sets, repeated)
 
 
+def _planned(parts: Parts, saved: Plan | None) -> tuple[Parts, Plan] | None:
+    """Fit the simple methods, and plan the race; None if a signal stopped it.
+
+    Time is reserved for the networks first. If there is too little all the same, the simple methods get it.
+    """
+    if saved is not None:
+        found = _without_training(parts, saved, 0.0)
+        return None if found is None else (found.parts, saved)
+    timings, scratch_step = measured(parts), measured_scratch(parts)
+    kept = kept_seconds(parts, timings)
+    enough = enough_minutes(parts, timings) if timings else 0
+    found = _without_training(parts, None, kept)
+    if found is not None and kept and not fit_in(found.parts, timings):
+        log.info("too little time is left for a network, so the simple methods get it")
+        found = _without_training(parts, None, 0.0)
+    if found is None:
+        return None
+    plan = make_plan(found.parts, timings, found.simple, found.wider, found.left_out, scratch_step)
+    return found.parts, plan if plan.steps else plan.model_copy(update={"enough": enough})
+
+
+class _Fitted(NamedTuple):
+    """The methods that train no network: who competes, and a line about each that does not."""
+
+    parts: Parts
+    simple: tuple[str, ...]
+    wider: Wider | None
+    left_out: tuple[str, ...]
+
+
+def _without_training(parts: Parts, saved: Plan | None, kept: float) -> _Fitted | None:
+    """Fit and judge the simple methods and a wider dictionary, next to ``kept`` seconds for the networks."""
+    simple = fit_simple(parts, saved, kept)
+    widened = None if simple is None else widen(parts, saved, kept)
+    if simple is None or widened is None:
+        return None
+    return _Fitted(widened.parts, simple.names, widened.wider, (*simple.left_out, *widened.left_out))
+
+
 def answer(parts: Parts, given: Plan | None) -> StudyReport | None:
     """The study itself; None if a signal stopped training."""
     for one in parts.field.ready:  # first, because the costs of judging all others are estimated from theirs
         judge_once(one, parts.judge, parts.journal, parts.run)
-    saved = given or parts.journal.plan
-    timings = measured(parts) if saved is None else {}
-    kept = kept_seconds(parts, timings)
-    simple = fit_simple(parts, saved, kept)
-    if simple is None:
+    found = _planned(parts, given or parts.journal.plan)
+    if found is None:
         return None
-    widened = widen(parts, saved, kept)
-    if widened is None:
-        return None
-    parts = widened.parts
-    left_out = (*simple.left_out, *widened.left_out)
-    plan = saved or make_plan(parts, timings, simple.names, widened.wider, left_out)
+    parts, plan = found
     if given is not None:  # a given plan is followed, however long it takes
         plan = given.model_copy(update={"settled": len(given.rungs), "scratch_settled": True})
     parts.journal.save_plan(plan)

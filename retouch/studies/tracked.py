@@ -31,11 +31,12 @@ def study_shown(report: StudyReport) -> Iterator[Shown]:
         ],
     )
     racers = [one for one in report.contenders if one.kind == "restoring" and one.validations]
-    yield Curves(
-        "race",
-        "seconds of training",
-        {one.name: [(found.seconds, found.mean) for found in one.validations] for one in racers},
-    )
+    if racers:
+        yield Curves(
+            "race",
+            "seconds of training",
+            {one.name: [(found.seconds, found.mean) for found in one.validations] for one in racers},
+        )
     for task, worth in report.worth.items():
         yield label_curves(task, report.winner, worth)
     for task, classes in report.classes.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
+from typing import NamedTuple
 
 from finetune.results import Comparison
 from finetune.table import two_digits
@@ -62,19 +63,35 @@ class Rivals:
         return self.by_role.get(role, [])
 
 
+class TooShort(NamedTuple):
+    """Networks were to be trained, but the budget was too short for that."""
+
+    budget: float  # seconds
+    enough: int  # minutes that would be enough
+
+
 def verdict(
     winner: Contender,
     comparisons: Sequence[Versus],
     worth: Mapping[str, LabelEfficiency] | None = None,
     contenders: Sequence[Contender] = (),
+    too_short: TooShort | None = None,
 ) -> tuple[str, ...]:
     """The answer, and what else is shown about the winner. "No" is as good an answer as "yes".
 
     Args:
         worth: by task, what the winner's training is worth in labels, where that was measured.
         contenders: all contestants: unless the answer is yes, it says how long the best network was trained.
+        too_short: given if no network could be trained, so that the question is not answered.
     """
     rivals = Rivals(comparisons)
+    if too_short is not None:
+        first = (
+            f"Not answered: {too_short.budget:.0f} s are too few to train a network on these images; "
+            f"try budget={too_short.enough}m."
+        )
+        rest = f"Of the rest, {_best(winner)}."
+        return tuple(filter(None, [first, rest, _others(winner, rivals.by_role)]))
     first, said = _answer(winner, rivals, worth or {})
     others = _others(winner, {role: some for role, some in rivals.by_role.items() if role not in said})
     return tuple(filter(None, [first, others, "" if first.startswith("Yes") else trained(contenders)]))
@@ -110,14 +127,18 @@ def _answer(winner: Contender, rivals: Rivals, worth: Mapping[str, LabelEfficien
     best, others = _subject(winner.kind, winner.name), rivals.of("restoring")
     if _all(others, "better"):
         return f"No: {best} {_beats(winner.kind)} {others[0].other} by {_by(others)}.", {"restoring"}
-    best = f"{best} {'are' if winner.kind == 'pixels' else 'is'} best on validation"
     if not others:
-        return f"No network was trained to restore images: {best}.", set()
+        return f"No network was trained to restore images: {_best(winner)}.", set()
     return (
-        f"No gain shown: {best}; on the test images, no difference from {others[0].other} is shown ({_by(others)}), "
-        f"and {_limit(others, rivals.count)}.",
+        f"No gain shown: {_best(winner)}; on the test images, no difference from {others[0].other} is shown "
+        f"({_by(others)}), and {_limit(others, rivals.count)}.",
         {"restoring"},
     )
+
+
+def _best(winner: Contender) -> str:
+    """``kmeans, which trains no network, is best on validation``."""
+    return f"{_subject(winner.kind, winner.name)} {'are' if winner.kind == 'pixels' else 'is'} best on validation"
 
 
 def _subject(kind: Kind | Role, name: str) -> str:

@@ -62,7 +62,7 @@ def widen(parts: Parts, saved: Plan | None, kept: float) -> Widened | None:
     one = widened(_narrow(parts, chosen), chosen)
     if journal.of(one.name) is None:
         why = "leads, and is learned again" if saved is None else "is learned again, as planned,"
-        log.info("%s %s with %s atoms", chosen.of, why, f"{chosen.atoms:,}")
+        log.info("%s %s with %s", chosen.of, why, _described(chosen, one))
         if not one.fit():
             return None
         journal.save()  # records the time taken
@@ -94,8 +94,13 @@ def choose(parts: Parts, kept: float) -> tuple[Wider | None, tuple[str, ...]]:
             reason = _too_much(parts, one, cost, one.speed(), kept)
         if not reason:
             return wider.model_copy(update={"left_out": left_out}), left_out
-        left_out = (f"{wider.name} with {one.features:,} features: {reason}",)
+        left_out = (f"{wider.name} with {_described(wider, one)}: {reason}",)
     return None, left_out
+
+
+def _described(wider: Wider, one: Wide) -> str:
+    """``1,200 atoms over 2x2 cells (4,800 features)``."""
+    return f"{wider.atoms:,} atoms over {wider.grid}x{wider.grid} cells ({one.features:,} features)"
 
 
 def _narrow(parts: Parts, chosen: Wider) -> Contestant:

@@ -20,23 +20,29 @@ from tests.pretrain.toys import STREAMING, settings
 from tests.recipe import pretraining
 
 METHODS = ("denoise", "pca", "cca-damage", "sparse_coding-l1", "patch_dictionary-kmeans")
-GROUPS = {"denoise": ("model", "optimizer", "ema")}  # of the others: model, statistics
+FINISHED = "pca-finished"
+GROUPS = {"denoise": ("model", "optimizer", "ema"), FINISHED: ("fitted",)}  # of the others: model, statistics
 Damage = Callable[[Path], None]
 
 
 def config_of(out: Path, name: str) -> PretrainConfig:
     if name == "denoise":
         return validate(PretrainConfig, pretraining(out, steps=2))
+    name = "pca" if name == FINISHED else name
     return settings(out, name, **({"steps": 2} if name in STREAMING else {}))
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A finished run of every method."""
+    """A run of every method after its last step, and a finished run of a linear method, which keeps its model alone."""
     folder = tmp_path_factory.mktemp("runs")
-    for name in METHODS:
-        pretrain(config_of(folder / name, name))
-    return {name: folder / name for name in METHODS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pretrain.run.keep_final", lambda *_: None)
+        for name in METHODS:
+            pretrain(config_of(folder / name, name))
+    shutil.copytree(folder / "pca", folder / FINISHED)
+    pretrain(config_of(folder / FINISHED, "pca").model_copy(update={"resume": True}))
+    return {name: folder / name for name in (*METHODS, FINISHED)}
 
 
 def tensors_of(group: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Damage:
@@ -82,7 +88,7 @@ def lacking(key: str) -> Damage:
 
 CASES = [
     pytest.param(name, tensors_of(group, change), id=f"{name}-{group}-{what}")
-    for name in METHODS
+    for name in (*METHODS, FINISHED)
     for group in GROUPS.get(name, ("model", "statistics"))
     for what, change in STATES.items()
 ] + [

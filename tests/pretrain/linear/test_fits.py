@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from torch import Tensor
 from common.corruptions.gray import Gray
 from common.data import Batch
 from common.encoders.load import load_encoder
+from common.errors import UserError
 from common.machine.distributed import World
+from common.runs.folder import write_settings
 from pretrain import export
 from pretrain.in_memory import fit
 from pretrain.linear.base import LinearLearner, LinearMethod
@@ -35,7 +39,7 @@ from tests.pretrain.toys import (
     same,
     settings,
 )
-from tests.recipe import logged
+from tests.recipe import last_checkpoint, logged
 
 HERE = World(0, 1, torch.device("cpu"))
 
@@ -80,12 +84,19 @@ def test_a_finished_run_holds_an_encoder_results_and_pictures(name: str, finishe
     for path in pictures:
         with Image.open(path) as picture:
             assert min(picture.size) > 40
-    assert results["atoms"] > 0
+    atoms = [value for key, value in _settings(EVERY[name]) if key in ("atoms", "components")]
+    assert [results["atoms"]] == atoms  # with mirror images, as in the settings
+    assert f"{results['atoms']} atoms" in (out / "train.log").read_text()
     assert 0 <= results["unused_atoms"] <= results["atoms"]
     assert 0 < results["code"]["nonzeros"] <= results["code"]["code_size"]
     if not name.startswith("patch_dictionary"):
         assert 0 <= results["relative_reconstruction_error"] < 1
         assert list((out / "panels").glob("step-*.png"))
+
+
+def _settings(values: dict[str, Any]) -> list[tuple[str, Any]]:
+    """All settings, also those of ``network``."""
+    return [*values.items(), *values.get("network", {}).items()]
 
 
 @pytest.mark.parametrize("code", [{"code": "top_k", "top_k": 3}, {"code": "lasso", "l1": 50.0}, {"code": "triangle"}])
@@ -173,6 +184,55 @@ def test_a_run_cut_off_and_resumed_ends_bit_for_bit_the_same(
     resumed = run(settings(tmp_path / "run", name, checkpoint=every, resume=True))
     assert weights(resumed.out) == weights(finished(name).out)
     assert logged(resumed.out) == logged(finished(name).out)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_finished_run_keeps_no_statistics_and_can_be_resumed_all_the_same(
+    name: str, finished: Runs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished(name).out, out)
+    steps = STEPS if name in STREAMING else 1 + (IMAGES - 1) // BATCH
+    [last] = (out / "checkpoints").iterdir()
+    assert last.name == f"step-{steps:07d}"
+    assert {file.name for file in last.iterdir()} == {"fitted.safetensors", "state.json"}
+    with caplog.at_level(logging.INFO, "retouch"):
+        again = run(settings(out, name, resume=True))
+    assert f"resumed from step {steps} ({last})" in caplog.text
+    assert weights(out) == weights(finished(name).out)
+    assert logged(out) == logged(finished(name).out)
+    for file in ("panels/atoms.png", "panels/exciting.png"):
+        assert (out / file).read_bytes() == (finished(name).out / file).read_bytes()
+    assert again.result.training.finished
+    facts = [json.loads((where / "results.json").read_text()) for where in (out, finished(name).out)]
+    assert facts[0]["relative_reconstruction_error"] == facts[1]["relative_reconstruction_error"]
+
+
+def test_a_run_killed_after_its_last_step_is_finished_from_its_statistics(
+    finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "export_encoder", dying)
+        with pytest.raises(Killed):
+            pretrain(settings(tmp_path / "run", "pca"))
+    last = last_checkpoint(tmp_path / "run")
+    assert (last / "statistics.safetensors").is_file()
+    assert weights(run(settings(tmp_path / "run", "pca", resume=True)).out) == weights(finished("pca").out)
+    assert not (last / "statistics.safetensors").exists()
+
+
+def test_a_finished_run_whose_settings_were_edited_to_take_more_steps_is_refused(
+    finished: Runs, tmp_path: Path
+) -> None:
+    name, out = "patch_dictionary-kmeans", tmp_path / "run"
+    shutil.copytree(finished(name).out, out)
+    longer = settings(out, name, resume=True, steps=STEPS + 4)
+    write_settings(longer)
+    with pytest.raises(UserError, match="this run is finished, and cannot learn more; start over with another out"):
+        pretrain(longer)
 
 
 @pytest.mark.parametrize("name", ["ica", "tca-damage"])

@@ -5,6 +5,7 @@ All that costs time moves a clock; what is planned, chosen, kept on disk and con
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -313,3 +314,30 @@ def test_the_network_from_scratch_trains_about_as_long_as_a_finalist(
     else:
         assert any(line.startswith("scratch: ") for line in report.left_out)
     assert speed * drift > 1.3 or scratch, (machine, report.left_out)
+
+
+def test_a_budget_without_time_for_a_network_says_which_would_be_enough(images: SimpleNamespace) -> None:
+    report = studied(Machine(), images, 130.0)
+    assert all(one.kind != "restoring" for one in report.contenders)
+    said = re.fullmatch(
+        r"Not answered: 130 s are too few to train a network on these images; try budget=(\d+)m\.", report.verdict[0]
+    )
+    assert said is not None
+    minutes = int(said[1])
+    assert 3 <= minutes <= 5  # with 150 s, one of the networks can be trained
+    longer = studied(Machine(), images, 60.0 * minutes)
+    assert any(one.kind == "restoring" for one in longer.contenders)
+    assert not longer.verdict[0].startswith("Not answered")
+
+
+@pytest.mark.parametrize("kept", [None, 55.0])  # 55: reserved for networks, but too little when it comes to planning
+def test_simple_methods_get_the_time_that_networks_cannot_use(
+    images: SimpleNamespace, kept: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kept is not None:
+        monkeypatch.setattr(run, "kept_seconds", lambda *_: kept)
+    machine = Machine()
+    report = studied(machine, images, 140.0)
+    assert "random_patches" in {one.name for one in report.contenders}  # it takes a third of the budget
+    assert not any(line.startswith("random_patches:") for line in report.left_out)
+    assert machine.now <= 1.1 * 140

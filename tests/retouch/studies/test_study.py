@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import pkgutil
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -12,18 +15,25 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import retouch
+from common.config import validate
 from common.encoders.load import load_encoder
 from finetune.predictions import read_predictions
 from finetune.probes import linear
+from retouch.cli import main
+from retouch.reporting.page import html
+from retouch.reporting.reading import read_facts
 from retouch.studies import final, journal, outcome, run
+from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import Learned, Restoring, Speed
 from retouch.studies.journal import CLOCK, Clock, Journal, read_plan
 from retouch.studies.judge import PROBES, Judge
 from retouch.studies.parts import Parts
 from retouch.studies.results import StudyReport, read_results
 from tests.common.data.samples import picture
+from tests.retouch.reporting.reading import Page
 from tests.retouch.studies.studies import NAMES, settings
 
 FILES = {"config.yaml", "contestants", "judged.json", "metrics.jsonl", "plan.json", "predictions.parquet"}
@@ -251,6 +261,27 @@ def test_study_that_is_stopped_while_training_and_killed_while_judging_goes_on(
     assert read_plan(home / "cut") == read_plan(home / "whole")
 
 
+@pytest.mark.parametrize("place", ["retouch.studies.judge.extract", "torch.optim.AdamW.step"])
+def test_a_study_that_is_stopped_names_its_folder_once_and_exits_with_0(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = pkgutil.resolve_name(place)
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return work(*given, **named)
+
+    values = settings(tmp_path, "stopped")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.setattr(place, interrupted)
+    with caplog.at_level(logging.INFO, "retouch"):
+        assert main(["study", str(tmp_path / "study.yaml")]) == 0
+    said = [line for line in caplog.messages if "to continue" in line]
+    assert [line.partition("to continue, ")[2] for line in said] == [
+        f"run the same command with out={values['out']} resume=true"
+    ]
+
+
 def test_the_time_of_a_study_that_is_killed_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "BEAT", 0.01)
     first = Journal(tmp_path, 1200.0, time.monotonic() - 100)
@@ -309,7 +340,24 @@ def test_a_budget_that_is_too_small_for_training_is_answered_all_the_same(tmp_pa
     assert {one.kind for one in report.contenders} <= {"pixels", "untrained", "simple"}
     said = [line.partition(":")[0] for line in report.left_out]
     assert {"denoise", "scratch"} <= set(said)
-    assert report.verdict[0].startswith("No network was trained to restore images")
+    short = r"Not answered: 4 s are too few to train a network on these images; try budget=\d+m\."
+    assert re.fullmatch(short, report.verdict[0])
+    assert re.match(r"Of the rest, .* best on validation\.", report.verdict[1])
+    page = Page(html(read_facts([tmp_path / "short"])))
+    assert "The race" not in page.said
+    assert "rung" not in page.said
+
+
+def test_a_budget_that_opening_the_images_has_used_up_is_said_in_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = settings(tmp_path, "late", plan=None, budget="2s", contestants=["denoise"])
+    config = validate(StudyConfig, values)
+    with caplog.at_level(logging.INFO, "retouch"):
+        assert run.study(config, started=time.monotonic() - 14) is not None
+    assert "the budget of 2 s is too small: opening and decoding the images took 1" in caplog.text
+    assert not re.search(r"-\d+ (of|s)\b", caplog.text)
+    assert re.search(r"done in \d+ s \(budget: 2 s\)", caplog.text)
 
 
 def test_a_model_whose_weights_do_not_come_is_left_out_and_said(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def refused(values: dict[str, Any]) -> str:
     ("changes", "message"),
     [
         ({"budget": "20x"}, "budget: must be a length of time above zero, such as 90s, 20m or 1h"),
+        ({"budget": "2"}, "budget: needs a unit: budget=2m for minutes, or budget=2s for seconds"),
+        ({"budget": 90}, "budget: needs a unit: budget=90m for minutes, or budget=90s for seconds"),
         ({"budget": "9" * 400 + "s"}, "budget: must be at most 10,000h"),
         ({"labels": None}, "labels:"),
         ({"contestants": []}, "contestants:"),

@@ -56,6 +56,25 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert "<img src=x" not in html(facts)
 
 
+def test_a_page_of_several_studies_names_each(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_study(tmp_path / name)
+    facts = read_facts([tmp_path])
+    said = Page(html(facts)).said
+    for name in ("first", "second"):
+        assert f"{name}: Yes: colorize beats the untrained network." in said
+        assert f"Study: {name}. Methods learned without labels" in said
+    assert "second: Yes: colorize beats" in model_card([tmp_path])
+
+
+def test_the_page_says_what_a_rung_is_before_its_first_use(study: Path) -> None:
+    said = Page(html(read_facts([study]))).said
+    meant = "The networks were trained in rungs, parts of a race: after each, the worse half left."
+    assert said.index(meant) == said.index("rung") - meant.index("rung")
+    assert said.index(meant) < said.index("after rung 1")
+    assert "Study: " not in said
+
+
 SECTIONS = [
     *("study", "choices", "errors", "places", "training", "data", "code", "cost", "repeat", "limits"),
 ]

@@ -13,7 +13,7 @@ from finetune.metrics import compare, score
 from finetune.worth import LabelEfficiency, LabelPoint, Worth
 from retouch.reporting.compare import holm
 from retouch.studies.results import Contender, Kind, Role, Validation, Versus
-from retouch.studies.verdict import detectable, saved, smallest_shown, verdict
+from retouch.studies.verdict import TooShort, detectable, saved, smallest_shown, verdict
 from tests.retouch.reporting.runs import answers_of
 
 IMAGES = 400
@@ -29,6 +29,7 @@ def told(
     rivals: Rivals,
     tasks: tuple[str, ...] = ("animal",),
     contenders: tuple[Contender, ...] = (),
+    too_short: TooShort | None = None,
 ) -> str:
     """The verdict on a winner of this accuracy next to its rivals.
 
@@ -44,7 +45,7 @@ def told(
         Versus(role=role, task=task, one=name, other=other, images=IMAGES, found=one, adjusted_p=p)
         for (role, other, _, task), one, p in zip(pairs, found, adjusted, strict=True)
     ]
-    return " ".join(verdict(winner, versus, contenders=contenders)).replace("\u00a0", " ")
+    return " ".join(verdict(winner, versus, contenders=contenders, too_short=too_short)).replace("\u00a0", " ")
 
 
 def test_a_gain_that_is_shown_is_a_yes() -> None:
@@ -189,6 +190,24 @@ def test_a_no_says_how_long_the_best_network_was_trained_and_whether_it_was_stil
 def test_without_a_trained_network_the_best_of_the_rest_is_named() -> None:
     said = told("simple", 0.70, {"pixels": ("pixels", 0.5)})
     assert said.startswith("No network was trained to restore images: kmeans, which trains no network, is best")
+
+
+@pytest.mark.parametrize(
+    ("kind", "best"),
+    [
+        ("simple", "kmeans, which trains no network, is best on validation. kmeans beats raw pixels by 20.0 points ["),
+        (
+            "untrained",
+            "the untrained network is best on validation. The untrained network beats raw pixels by 20.0 points [",
+        ),
+    ],
+)
+def test_without_time_for_a_network_the_question_is_not_answered(kind: Kind, best: str) -> None:
+    rivals: Rivals = {"pixels": ("pixels", 0.5), "scratch": ("scratch", 0.9)}
+    said = told(kind, 0.70, rivals, too_short=TooShort(120.0, 5))
+    first = "Not answered: 120 s are too few to train a network on these images; try budget=5m."
+    assert said.startswith(f"{first} Of the rest, {best}")
+    assert "is worse than training from scratch on the labels by" in said
 
 
 def test_several_tasks_are_answered_together() -> None:

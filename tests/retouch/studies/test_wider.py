@@ -110,7 +110,7 @@ def test_the_best_that_fits_is_taken(
 def test_what_does_not_fit_is_left_out_unmeasured_and_said(tmp_path: Path, measured: list[str]) -> None:
     chosen, [line] = wider.choose(parts(tmp_path, left=150.0), 10.0)
     assert (chosen, measured) == (None, [])
-    assert line.startswith("kmeans_800 with 7,200 features: needs about ")
+    assert line.startswith("kmeans_800 with 800 atoms over 3x3 cells (7,200 features): needs about ")
     assert line.endswith(" s")
     assert wider.choose(parts(tmp_path, left=-5.0), 10.0)[0] is None
 
