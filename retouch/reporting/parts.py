@@ -9,9 +9,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from common.files import as_utf8
+from finetune.calibration import UNFITTED
 from finetune.metrics import Bin, reliability
 from finetune.predictions import Predictions
-from finetune.records import DataFacts
+from finetune.records import Calibration, DataFacts
 from finetune.results import Score
 from finetune.table import worth_lines
 from retouch.reporting.blocks import (
@@ -185,9 +186,10 @@ def _multilabel(facts: Facts) -> tuple[Block, ...]:
         of_task = (entry for entry in facts.label_entries if entry.task == task)
         best = max(of_task, key=lambda entry: entry.result.linear.choice.val_accuracy)
         if best.scores is not None and best.result.calibration is not None:
-            bins = label_bins(best.scores.scores["encoder"], best.scores.truth, best.result.calibration.temperature)
+            divisors = (best.result.calibration.temperature, UNFITTED)
+            bins, before = (label_bins(best.scores.scores["encoder"], best.scores.truth, one) for one in divisors)
             chart = reliability_chart(bins, OF_LABELS)
-            figures.append(Figure(chart, f"{task}: linear probe of {best.encoder}: {label_sureness(bins)}"))
+            figures.append(Figure(chart, f"{task}: linear probe of {best.encoder}: {label_sureness(bins, before)}"))
     shown = (Prose((LABELS_RELIABILITY,)), Figures(tuple(figures))) if figures else ()
     return (*several_blocks(facts.label_entries), *shown)
 
@@ -234,12 +236,18 @@ class _Answers(NamedTuple):
     data: DataFacts
     origin: Origin
     predictions: Predictions | None
+    calibration: Calibration | None = None
     column: str  # of the predictions
 
     @property
     def confidence(self) -> Tensor | None:
         """The probability of each answer, float ``[n]``."""
-        return None if self.predictions is None else self.predictions.confidences.get(self.column)
+        return None if self.predictions is None else self.predictions.sure(self.column)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether these are calibrated."""
+        return self.predictions is not None and self.column in self.predictions.calibrated
 
     @property
     def bins(self) -> list[Bin]:
@@ -273,12 +281,12 @@ def _best(facts: Facts) -> list[_Answers]:
         result = entry.result
         title = f"{task}: linear probe of {entry.encoder}"
         answers = (result.linear.test, result.classes, result.data, entry.origin, entry.predictions)
-        found.append(_Answers(title, *answers, "encoder.linear"))
+        found.append(_Answers(title, *answers, "encoder.linear", result.calibration))
     for run in facts.finetuning:
         title = f"{run.result.task}: {run.origin.name}"
         predictions = run.predictions[0] if run.predictions else None
         answers = (run.result.tuned.test, run.result.classes, run.result.data, run.origin, predictions)
-        found.append(_Answers(title, *answers, "tuned"))
+        found.append(_Answers(title, *answers, "tuned", run.result.calibration))
     for one in facts.winners:
         title = f"{one.task}: {one.name}, the winner of {one.origin.name}"
         found.append(_Answers(title, one.score, one.classes, one.data, one.origin, one.predictions, one.name))
@@ -303,7 +311,13 @@ def _reliability(answered: Sequence[_Answers]) -> tuple[Block, ...]:
     """How well the confidence of answers matches their accuracy."""
     if not answered:
         return ()
-    figures = [Figure(reliability_chart(one.bins), f"{one.title}: {sureness(one.bins)}") for one in answered]
+    figures = [
+        Figure(
+            reliability_chart(one.bins),
+            f"{one.title}: {sureness(one.bins, one.calibration, calibrated=one.calibrated)}",
+        )
+        for one in answered
+    ]
     return Prose((RELIABILITY,)), Figures(tuple(figures))
 
 
