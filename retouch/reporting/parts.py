@@ -81,7 +81,7 @@ from retouch.reporting.tables import (
     finetune_table,
     probe_tables,
 )
-from retouch.reporting.training import restored_blocks, training_blocks
+from retouch.reporting.training import remarks, restored_blocks, training_blocks
 from retouch.studies.results import CONTESTANTS
 
 OPEN_MAPS = 6  # of layers and poolings: more are folded
@@ -137,7 +137,7 @@ def card_parts(facts: Facts) -> list[Part]:
         Part("masks", "Masks", several_blocks(facts.dense_entries)),
         Part("data", "Data", _data(facts)),
         Part("choices", "How it was measured", (Prose(tuple(chosen(facts))),) if chosen(facts) else ()),
-        Part("limits", "Limits", _limits(facts)),
+        Part("limits", "Limits", _limits(facts, remarks(facts))),  # a card has no part about training
         Part("repeat", "How to repeat", _repeat(facts)),
     ]
     return [part for part in found if part.blocks]
@@ -194,8 +194,8 @@ def _multilabel(facts: Facts) -> tuple[Block, ...]:
     return (*several_blocks(facts.label_entries), *shown)
 
 
-def _limits(facts: Facts) -> tuple[Block, ...]:
-    found = limits(facts)
+def _limits(facts: Facts, more: Sequence[str] = ()) -> tuple[Block, ...]:
+    found = [*limits(facts), *more]
     return (Points(tuple(found)),) if found else ()
 
 

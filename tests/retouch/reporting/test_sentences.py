@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.results import Comparison
-from retouch.reporting.choices import chosen
+from retouch.reporting.card import card
+from retouch.reporting.choices import chosen, touched
 from retouch.reporting.compare import Contrast, gains, holm, rivals
 from retouch.reporting.facts import Facts, Neighbors, Settings
 from retouch.reporting.limits import limits
+from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
 from retouch.reporting.sentences import about, answered, half_width, interval, listed, points, question, signed, verdict
 from retouch.reporting.tables import choice_terms, probe_tables
@@ -211,9 +213,20 @@ def test_what_restoring_means_is_said_next_to_trivial_restorers_and_what_is_wron
     )
     assert said.endswith(" A fault was found: the network returns its input.")
     assert "mine: the network returns its input." in limits(facts)
+    assert card(facts).count("the network returns its input") == 1
     well = read_facts([write_pretraining(tmp_path / "well")])
     assert "No training fault was found" in restoration(well)[0]
     assert limits(well) == []
+
+
+def test_a_remark_of_the_training_is_said_once_and_is_no_fault(tmp_path: Path) -> None:
+    facts = read_facts([write_pretraining(tmp_path / "mine", wrong="it knows its pictures", kind="memorizing")])
+    [said] = restoration(facts)
+    assert "No training fault was found" in said
+    assert said.endswith(" Note: it knows its pictures.")
+    assert [text for text in limits(facts) if "it knows" in text] == []
+    assert html(facts).count("it knows its pictures") == 1
+    assert card(facts).count("it knows its pictures") == 1
 
 
 # ---- the test set, and limits
