@@ -151,6 +151,18 @@ def test_the_table_fits_a_console(study: Path) -> None:
 
 def test_lines_of_a_race_go_through_its_points_and_names_do_not_overlap() -> None:
     racers = [Racer("a", (5.0, 20.0), (0.4, 0.6)), Racer("b", (0.0,), (0.599,)), Racer("<b>", (0.0,), (0.598,))]
+@pytest.mark.parametrize(("low", "explained"), [(0.001, True), (-0.001, False)])
+def test_the_table_explains_why_a_difference_above_zero_is_not_shown(study: Path, low: float, explained: bool) -> None:
+    report = read_facts([study]).studies[0].report
+    one = report.comparisons[0]
+    found = one.found.model_copy(update={"ci95": (low, 0.06)})
+    alone = (one.model_copy(update={"found": found, "adjusted_p": 0.2}),)
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(study_table(report.model_copy(update={"comparisons": alone})))
+    said = " ".join(console.export_text().split())
+    assert ("although the interval excludes zero" in said) == explained
+
+
     drawn = race_chart("The race", racers)
     assert drawn.count("<polyline") == 1
     assert "&lt;b&gt; 59.8" in drawn
