@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from finetune.lines import SUBJECTS
+from finetune.lines import baseline_name, titles_by_view
 from finetune.records import Choice, ProbeChoice
 from finetune.results import Comparison, Outcome, Score
 from finetune.structured_results import LabelComparison, SeveralProbed, SeveralScore
@@ -161,7 +161,7 @@ def baseline_table(facts: Facts) -> Table | None:
         for key, subject in entry.result.baselines.items():
             own = "" if key == PIXELS else f" ({entry.encoder})"
             found = shared if key == PIXELS else scores
-            row = found.setdefault(f"{SUBJECTS.get(key, key.replace('_', ' '))}{own}", {})
+            row = found.setdefault(baseline_name(key, subject.view, entry.encoder, views), {})
             row |= {(entry.task, probe): outcome.test for probe, outcome in subject.probes.items()}
     scores |= shared
     asked = [(task, probe) for task in facts.tasks for probe in _probes(facts)]
@@ -169,6 +169,7 @@ def baseline_table(facts: Facts) -> Table | None:
     columns = (Column("baseline", numeric=False), *(Column(task, f"{probe_name(probe)}, %") for task, probe in asked))
     rows = [(Cell(name), *(accuracy(row.get(one)) for one in asked)) for name, row in scores.items()]
     return Table(columns, tuple(rows)) if rows else None
+    views = titles_by_view((entry.result.encoder.view, entry.encoder) for entry in facts.entries)
 
 
 def _probes(facts: Facts) -> list[str]:
