@@ -15,6 +15,7 @@ from finetune.predictions import Predictions
 from finetune.records import Calibration, DataFacts
 from finetune.results import Score
 from finetune.table import worth_lines
+from pretrain.sample import SAMPLE_IMAGES
 from retouch.reporting.blocks import (
     Block,
     Commands,
@@ -55,11 +56,11 @@ from retouch.reporting.places_part import places_part
 from retouch.reporting.run_tables import (
     code_table,
     cost_table,
-    labeled_table,
+    labeled_tables,
     origin_table,
     repeats_table,
     storage_table,
-    unlabeled_table,
+    unlabeled_tables,
 )
 from retouch.reporting.seeds import seeds_blocks
 from retouch.reporting.sentences import (
@@ -76,7 +77,6 @@ from retouch.reporting.study import study_blocks, study_tables
 from retouch.reporting.tables import (
     baseline_table,
     choice_table,
-    choice_terms,
     damage_table,
     finetune_table,
     probe_tables,
@@ -92,9 +92,12 @@ PROPERTIES = (
     "Abstract: the linear probe's accuracy.",
 )
 STORAGE = (
+    f"Means over at most {SAMPLE_IMAGES:,} evenly spaced images that pretraining has seen.",
     "Bytes: in the smaller of two formats, all numbers or only the non-zero ones with their indices.",
+)
+ERROR = (
     "Error: the relative error of undamaged images that are restored from their codes alone; 0 is exact, and 1 is no "
-    "better than the mean image. It is empty if the code alone does not give an image.",
+    "better than the mean image. It is empty if the code alone does not give an image."
 )
 
 
@@ -148,18 +151,14 @@ def _only(table: Table | None) -> tuple[Block, ...]:
 
 
 def _choices(facts: Facts) -> tuple[Block, ...]:
-    table, said, terms = choice_table(facts), chosen(facts), choice_terms(facts)
-    return (
-        *((Prose(tuple(said)),) if said else ()),
-        *((Prose(tuple(terms), small=True),) if terms else ()),
-        *_only(table),
-    )
+    said = chosen(facts)
+    return (*((Prose(tuple(said)),) if said else ()), *_only(choice_table(facts)))
 
 
 def _results(facts: Facts) -> tuple[Block, ...]:
     blocks: list[Block] = [*probe_tables(facts)]
     if blocks:
-        blocks.append(Prose((LEGEND,), small=True, wide=True))
+        blocks.insert(0, Prose((LEGEND,), small=True, wide=True))
     blocks += _only(finetune_table(facts))
     return (*blocks, Prose((RULE,), small=True)) if blocks else ()
 
@@ -236,8 +235,8 @@ class _Answers(NamedTuple):
     data: DataFacts
     origin: Origin
     predictions: Predictions | None
-    calibration: Calibration | None = None
     column: str  # of the predictions
+    calibration: Calibration | None = None
 
     @property
     def confidence(self) -> Tensor | None:
@@ -355,7 +354,7 @@ def _atoms(facts: Facts) -> tuple[Block, ...]:
 
 def _data(facts: Facts) -> tuple[Block, ...]:
     warned = distinct(as_utf8(warning) for origin in facts.origins for warning in origin.log.warnings)
-    tables = [*_only(unlabeled_table(facts)), *_only(labeled_table(facts)), *_only(repeats_table(facts))]
+    tables = [*unlabeled_tables(facts), *labeled_tables(facts), *_only(repeats_table(facts))]
     said = (Prose(("Warnings from the runs:",)), Points(tuple(warned))) if warned else ()
     came = (Prose(tuple(chains(facts))),) if chains(facts) else ()
     return (*tables, *came, *said, *labeling_blocks(facts))
@@ -374,7 +373,8 @@ def _code(facts: Facts) -> Part:
     found: list[Block] = [Prose((CODE, *(PROPERTIES if table is not None else ())))]
     found += _only(table)
     if storage is not None:
-        found += [storage, Prose(STORAGE, small=True)]
+        restored = any(run.results.relative_reconstruction_error is not None for run in facts.pretraining)
+        found += [storage, Prose((*STORAGE, *((ERROR,) if restored else ())), small=True)]
     title = "The size of the code" if table is None else "Compact, invariant, abstract"
     return Part("code", title, tuple(found) if len(found) > 1 else ())
 

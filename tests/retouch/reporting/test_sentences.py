@@ -233,11 +233,14 @@ def test_a_remark_of_the_training_is_said_once_and_is_no_fault(tmp_path: Path) -
 
 
 def test_every_answer_to_the_test_set_is_counted() -> None:
-    [said] = [text for text in chosen(facts_of(probe_result(damage=["gray", "holes"]))) if "once each" in text]
+    [said] = [text for text in chosen(facts_of(probe_result(damage=["gray", "holes"]))) if "used once" in text]
     assert said == (
-        "6 classifiers (4 of baselines) used the 300 test images of folder:animals-test once each, and damaged copies "
-        "of them 2 times, without being fitted again; no choice was based on them."
+        "The 300 test images of folder:animals-test were used once by each of 6 classifiers, 4 of them only for "
+        "comparison, and damaged copies of them 2 times, by the same classifiers; no choice was based on them."
     )
+    generated = facts_of(probe_result(train="shapes:train:20"))
+    assert touched(generated)[0].startswith("The 300 generated test images (shapes:train:20-test) were used once by")
+    assert "on 300 generated test images (shapes:train:20-test);" in verdict(generated)[0]
     assert "5-fold cross-validation" in chosen(facts_of(probe_result()))[0]
 
 
