@@ -66,6 +66,7 @@ def with_baselines(mine: Tested, scratch: Tested | None, linear: TestedProbe | N
     """Result and predictions with those of the baselines, compared image by image."""
     result, predictions = mine
     answers, confidences = dict(predictions.answers), dict(predictions.confidences)
+    kept = dict(predictions.calibrated)
     baselines = [
         *([] if scratch is None else [(FROM_SCRATCH, scratch.predictions, "tuned")]),
         *([] if linear is None else [("linear_probe", linear.predictions, "encoder.linear")]),
@@ -74,6 +75,8 @@ def with_baselines(mine: Tested, scratch: Tested | None, linear: TestedProbe | N
         answers[name] = said.answers[column]
         if column in said.confidences:
             confidences[name] = said.confidences[column]
+        if column in said.calibrated:
+            kept[name] = said.calibrated[column]
 
     def compared(one: str, *others: str) -> dict[str, dict[str, Comparison]]:
         found = {name: compare(answers[one], answers[name], predictions.labels) for name in others if name in answers}
@@ -89,4 +92,4 @@ def with_baselines(mine: Tested, scratch: Tested | None, linear: TestedProbe | N
         known["checks"] = tuned_checks(linear.result.checks)
     result = result.model_copy(update=known)
     result = result.model_copy(update={"notes": finetune_notes(result)})
-    return Tested(result, replace(predictions, answers=answers, confidences=confidences))
+    return Tested(result, replace(predictions, answers=answers, confidences=confidences, calibrated=kept))

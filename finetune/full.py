@@ -361,8 +361,8 @@ def _test(opened: Opened, fit: _Fit, temperature: float, sha256: str, here: Worl
         checks=tuned_checks(None),
     )
     result = result.model_copy(update={"notes": finetune_notes(result)})
-    answers, sure = {"tuned": found.answers}, {"tuned": found.confidence}
-    return Tested(result, Predictions.of(opened.images.test, found.index, task, names, found.labels, answers, sure))
+    said = ({"tuned": each} for each in (found.answers, found.confidence, found.calibrated))
+    return Tested(result, Predictions.of(opened.images.test, found.index, task, names, found.labels, *said))
 
 
 def _protocol(config: FinetuneConfig) -> str:

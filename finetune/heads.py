@@ -6,7 +6,7 @@ With several labels per image, each label has a logit of its own.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,9 @@ class Head:
     bias: Tensor  # float32 [C]
     temperature: float = UNFITTED
     calibration: Calibration | None = None  # of masks
+    sure: Tensor | None = (
+        None  # float32 [n], or [n L]: the calibrated probability of each tested answer; None for masks
+    )
 
     def logits(self, features: Features) -> Tensor:
         """Logits ``[n C]`` of these features, on the CPU."""
@@ -63,9 +66,10 @@ def make_head(
     _check_same(decided, tested.answers)
     outputs, labels = probe.held_out(candidates, task, chosen)
     temperature = fit_temperature(outputs, labels)
-    before, after = (task.confidence(logits, divisor).flatten() for divisor in (UNFITTED, temperature))
-    found = calibrated(temperature, len(labels), before, after, (decided == tested.truth).flatten())
-    return _head(probe, chosen, weight, bias, found)
+    before, after = (task.confidence(logits, divisor) for divisor in (UNFITTED, temperature))
+    right = decided == tested.truth
+    found = calibrated(temperature, len(labels), before.flatten(), after.flatten(), right.flatten())
+    return replace(_head(probe, chosen, weight, bias, found), sure=after)
 
 
 def _head(probe: Linear, chosen: Chosen, weight: Tensor, bias: Tensor, found: Calibration) -> Head:

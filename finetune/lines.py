@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from common.encoders.base import View
 from finetune.records import Choice
 from finetune.results import FinetuneResult, Outcome, ProbeReport, ProbeResult
 from finetune.structured_results import Several
@@ -36,16 +37,12 @@ class Line(NamedTuple):
 
 def probe_lines(results: Sequence[ProbeResult]) -> list[Line]:
     """Every method on every task, from the results of one or more probe runs; a shared baseline appears once."""
-    titles: dict[str, set[str]] = {}  # of the encoders, by what they see
-    for result in results:
-        titles.setdefault(result.encoder.view, set()).add(result.encoder.title)
+    titles = titles_by_view((result.encoder.view, result.encoder.title) for result in results)
     found: dict[Line, None] = {}
     for task, result in zip(task_names(results), results, strict=True):
         for key, subject in result.subjects.items():
-            name = subject_name(key, result.encoder.title)
-            if key not in ("encoder", "pixels"):
-                name += ", gray" if subject.view == "gray" and len(titles) > 1 else ""
-                name += f" ({result.encoder.title})" if len(titles[result.encoder.view]) > 1 else ""
+            title = result.encoder.title
+            name = title if key == "encoder" else baseline_name(key, subject.view, title, titles)
             note = "saw gray only" if result.needs_color and subject.view == "gray" else ""
             for probe, outcome in subject.probes.items():
                 found[_line(task, name, probe, outcome, "random_init", note)] = None
@@ -55,6 +52,29 @@ def probe_lines(results: Sequence[ProbeResult]) -> list[Line]:
 def subject_name(key: str, encoder: str) -> str:
     """Its display name."""
     return encoder if key == "encoder" else SUBJECTS.get(key, key.replace("_", " "))
+
+
+def titles_by_view(encoders: Iterable[tuple[View, str]]) -> dict[View, set[str]]:
+    """The titles of some encoders by what they see, given as (view, title)."""
+    found: dict[View, set[str]] = {}
+    for view, title in encoders:
+        found.setdefault(view, set()).add(title)
+    return found
+
+
+def baseline_name(key: str, view: View, encoder: str, titles: Mapping[View, Collection[str]]) -> str:
+    """``untrained``, ``untrained, gray`` or ``untrained (mask)``: with what tells it from those of other encoders.
+
+    Args:
+        view: what the baseline sees.
+        encoder: whose baseline it is.
+        titles: of all encoders, by what they see.
+    """
+    name = subject_name(key, encoder)
+    if key == "pixels":
+        return name
+    gray = ", gray" if view == "gray" and len(titles) > 1 else ""
+    return f"{name}{gray}{f' ({encoder})' if len(titles.get(view, ())) > 1 else ''}"
 
 
 def group_title(report: ProbeReport) -> str:

@@ -7,7 +7,8 @@ Two runs on the same test images can be compared image by image, long after both
 
 Columns: ``result`` (its place among the results), ``task``, ``row`` (of the test set), ``path``, ``label``, and one
 column of answers for each classifier, such as ``encoder.linear``. Labels and answers are class names. A classifier that
-has probabilities also has a column of them, ``encoder.linear.confidence``: that of the class it answered.
+has probabilities also has a column of them, ``encoder.linear.confidence``: that of the class it answered. For one that
+the run keeps, ``encoder.linear.calibrated`` is the same after its temperature, as ``retouch predict`` gives it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from common.runs.results import file_of_run
 
 PREDICTIONS = "predictions.parquet"
 CONFIDENCE = ".confidence"  # ends the name of a column of probabilities
+CALIBRATED = ".calibrated"  # and of one of calibrated probabilities
 NAMES = pa.dictionary(pa.int32(), pa.string())  # few different values: stored as numbers
 FACTS = {"result": pa.int32(), "task": NAMES, "row": pa.int64(), "path": pa.string(), "label": NAMES}
 
@@ -46,6 +48,12 @@ class Predictions:
     answers: Mapping[str, Tensor]  # int64 [n] each, by subject and probe: encoder.linear, pixels.knn, tuned, ...
     # float32 [n] in [0, 1]: the probability of each answer, for the classifiers that have one (none: older files)
     confidences: Mapping[str, Tensor] = field(default_factory=dict)
+    # likewise, after the temperature, for the classifiers that are kept (none: older files)
+    calibrated: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def sure(self, column: str) -> Tensor | None:
+        """The probability of each answer ``[n]``: calibrated where that is known; None where there is none."""
+        return self.calibrated.get(column, self.confidences.get(column))
 
     @classmethod
     def of(
@@ -57,17 +65,18 @@ class Predictions:
         labels: Tensor,
         answers: Mapping[str, Tensor],
         confidences: Mapping[str, Tensor],
+        calibrated: Mapping[str, Tensor] | None = None,
     ) -> Predictions:
         """For rows ``index`` ``[n]`` of these images, with their labels, and answers with their probabilities."""
         paths = tuple(as_utf8(images.where(row)) for row in index.tolist())
         names = tuple(map(as_utf8, classes))
-        return cls(as_utf8(task), names, images.kept[index], paths, labels, answers, confidences)
+        return cls(as_utf8(task), names, images.kept[index], paths, labels, answers, confidences, calibrated or {})
 
 
 def write_predictions(folder: Path, found: Sequence[Predictions]) -> None:
     """Write ``predictions.parquet`` in ``folder``, atomically."""
     names = list(dict.fromkeys(name for one in found for name in one.answers))
-    sure = list(dict.fromkeys(f"{name}{CONFIDENCE}" for one in found for name in one.confidences))
+    sure = list(dict.fromkeys(name for one in found for name in _probabilities(one)))
     schema = pa.schema({**FACTS, **dict.fromkeys(names, NAMES), **dict.fromkeys(sure, pa.float32())})
     table = pa.concat_tables([_table(one, number, schema) for number, one in enumerate(found)]).unify_dictionaries()
     classes = json.dumps([one.classes for one in found])
@@ -102,11 +111,17 @@ def _table(one: Predictions, number: int, schema: pa.Schema) -> pa.Table:
         "path": pa.array(one.paths, pa.string()),
         "label": _named(one.labels.tolist(), one.classes),
         **{name: _named(answers.tolist(), one.classes) for name, answers in one.answers.items()},
-        **{f"{name}{CONFIDENCE}": pa.array(share.tolist(), pa.float32()) for name, share in one.confidences.items()},
+        **{name: pa.array(share.tolist(), pa.float32()) for name, share in _probabilities(one).items()},
     }
     # null for a classifier that only another result has
     filled = [columns[column.name] if column.name in columns else pa.nulls(n, column.type) for column in schema]
     return pa.table(filled, schema=schema)
+
+
+def _probabilities(one: Predictions) -> dict[str, Tensor]:
+    """The columns of probabilities."""
+    found = {f"{name}{CONFIDENCE}": share for name, share in one.confidences.items()}
+    return found | {f"{name}{CALIBRATED}": share for name, share in one.calibrated.items()}
 
 
 def _named(places: Sequence[int], names: Sequence[str]) -> pa.DictionaryArray:
@@ -120,8 +135,11 @@ def _read(table: pa.Table, classes: Sequence[str]) -> Predictions:
         return torch.tensor([number[name] for name in table[column].to_pylist()], dtype=torch.int64)
 
     filled = [name for name in table.column_names if name not in FACTS and not table[name].null_count]
-    sure = [name.removesuffix(CONFIDENCE) for name in filled if name.endswith(CONFIDENCE)]
-    answered = [name for name in filled if not name.endswith(CONFIDENCE)]
+
+    def probabilities(end: str) -> dict[str, Tensor]:
+        return {name.removesuffix(end): torch.tensor(table[name].to_pylist()) for name in filled if name.endswith(end)}
+
+    answered = [name for name in filled if not name.endswith((CONFIDENCE, CALIBRATED))]
     return Predictions(
         task=table["task"][0].as_py(),
         classes=tuple(classes),
@@ -129,5 +147,6 @@ def _read(table: pa.Table, classes: Sequence[str]) -> Predictions:
         paths=tuple(table["path"].to_pylist()),
         labels=places("label"),
         answers={name: places(name) for name in answered},
-        confidences={name: torch.tensor(table[f"{name}{CONFIDENCE}"].to_pylist()) for name in sure},
+        confidences=probabilities(CONFIDENCE),
+        calibrated=probabilities(CALIBRATED),
     )

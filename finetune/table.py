@@ -22,6 +22,10 @@ SEVERAL = {
 }
 NETWORKS = {"random_init": "the untrained network", "pixels": "raw pixels", "from_scratch": "training it from scratch"}
 PROBES = {"knn": "k-NN"}
+PROPERTIES = (
+    "The code is the encoder's last map. Compact: few non-zero numbers. Invariant: it stays as it is if the image is "
+    "changed so. Abstract: it tells classes apart. More is in the page of retouch report."
+)
 MAIN = ("linear", "")  # the probe that has intervals in the tables, and a network that needs none
 
 
@@ -143,6 +147,7 @@ def properties_table(results: Sequence[ProbeResult]) -> Table:
             f"{escape(task)} {100 * result.linear.test.accuracy:.1f}",
         )
         above = shared
+    table.caption, table.caption_justify = PROPERTIES, "left"
     return table
 
 

@@ -229,7 +229,7 @@ def errors_sheet(test: Images, answered: Sequence[Predictions], column: str) -> 
 
 
 def _errors(test: Images, at: Mapping[int, int], one: Predictions, column: str) -> Iterator[tuple[Cell, ...]]:
-    answers, sure = one.answers[column], one.confidences.get(column)
+    answers, sure = one.answers[column], one.sure(column)
     wrong = (answers != one.labels).nonzero().flatten()
     if sure is not None:
         wrong = wrong[sure[wrong].argsort(descending=True, stable=True)]

@@ -214,7 +214,8 @@ class ClassLabels(ImageLabels[MeasuredClasses, ClassAnswers]):
         classes = {name: answers.classes for name, answers in said.items()}
         sure = {name: answers.confidence for name, answers in said.items() if answers.confidence is not None}
         names = itself.task.classes
-        predictions = Predictions.of(self.images.test, itself.rows, task, names, itself.truth, classes, sure)
+        kept = {} if itself.head is None or itself.head.sure is None else {"encoder.linear": itself.head.sure}
+        predictions = Predictions.of(self.images.test, itself.rows, task, names, itself.truth, classes, sure, kept)
         assert itself.embedding is not None
         return ClassAnswers(predictions, itself.embedding)
 

@@ -71,4 +71,4 @@ def _training(config: PretrainConfig, method: str, training: Trained, images: in
 
 
 def _restoring(ruler: Measured) -> list[str]:
-    return [f"At {ruler.sentence}.", *(f"A fault was found: {one.text}." for one in ruler.verdicts)]
+    return [f"At {ruler.sentence}.", *(one.sentence for one in ruler.verdicts)]

@@ -18,7 +18,7 @@ class Measured(Config):
         restorers: PSNR of trivial restorers, by name, on the same damaged images.
         training_loss, held_out_loss: losses of the averaged weights, on images that are not augmented.
         health, untrained: health of the encoder, and of the same network before training.
-        verdicts: what is wrong.
+        verdicts: what is wrong, or to be known.
     """
 
     step: int

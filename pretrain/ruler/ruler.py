@@ -22,7 +22,7 @@ from pretrain.ruler.health import Health, health
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
 from pretrain.ruler.twin import STATISTICS, untrained
-from pretrain.ruler.verdicts import Losses, progress, verdicts
+from pretrain.ruler.verdicts import Kind, Losses, progress, verdicts
 from pretrain.sample import SAMPLE_IMAGES, sample, sampled
 
 log = logging.getLogger("retouch")
@@ -67,6 +67,7 @@ class Ruler:
         self.learner, self.most = learner, affordable(learned, least=LEAST, most=SAMPLE_IMAGES)
         self.curve = Curve()  # the held-out loss
         self.last: Measured | None = None
+        self.remarked = set[Kind]()  # once per run is enough
 
     def show(self, step: int) -> Mapping[str, float]:
         """Measure, and say what was found; returns the numbers.
@@ -83,7 +84,11 @@ class Ruler:
         if said := progress(stall(self.curve.points), self.learner.stop.patience):
             log.info("%s (%s)", said, "stop.when=flat" if self.learner.stop.when == "flat" else HOW)
         for verdict in found.verdicts:
-            log.warning("%s", verdict.text)
+            if verdict.is_fault:
+                log.warning("%s", verdict.text)
+            elif verdict.kind not in self.remarked:
+                self.remarked.add(verdict.kind)
+                log.info("note: %s", verdict.text)
         return found.numbers
 
     def result(self, step: int) -> Measured:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.config import Config
-from common.engine.curve import GAIN, Stall
+from common.engine.curve import Stall
 from pretrain.ruler.health import Health
 
 SAME = 0.05  # dB: restorers that are closer than this are equally good,
@@ -19,19 +19,29 @@ DEAD = 0.5  # share of dead features from which an encoder counts as dead, if it
 CONSTANT = 0.5  # share of constant features from which it counts as collapsed
 FEW_DIRECTIONS = 0.1  # effective rank, relative to the untrained network's, below which it counts as collapsed;
 ONE_DIRECTION = 1.2  # or, if the untrained network's is at least 2, in itself. Healthy training lowers it by half or so
-DIVERGED = 1.5  # held-out loss, relative to the lowest so far
+RISEN = 1.5  # held-out loss, relative to the lowest so far, above which training diverges or overfits
 GAP = 1.1  # held-out loss, relative to the training loss, above which a network memorizes,
 CHANCE = 0.001  # if no more than this share of sound networks would have such a gap by chance
 
 
-Kind = Literal["copying", "collapsed", "dead", "diverging", "memorizing"]
+Kind = Literal["copying", "collapsed", "dead", "diverging", "overfitting", "memorizing"]
+REMARKS: frozenset[Kind] = frozenset({"memorizing"})  # true of good encoders too, so no fault
 
 
 class Verdict(Config):
-    """A fault, and its likely cause."""
+    """A fault and its likely cause, or something to know."""
 
     kind: Kind
     text: str
+
+    @property
+    def is_fault(self) -> bool:
+        return self.kind not in REMARKS
+
+    @property
+    def sentence(self) -> str:
+        """``A fault was found: ...`` or ``Note: ...``."""
+        return f"{'A fault was found' if self.is_fault else 'Note'}: {self.text}."
 
 
 class Losses(NamedTuple):
@@ -95,7 +105,7 @@ def verdicts(
     losses: Losses,
     earlier: Sequence[float],
 ) -> tuple[Verdict, ...]:
-    """All faults; empty if there are none.
+    """All faults, and what else is to be known; empty if there is nothing.
 
     Args:
         found, untrained: health of the encoder, and of the same network before training.
@@ -124,13 +134,20 @@ def verdicts(
     if held_out is not None:
         lowest = min(earlier, default=held_out)
         if held_out > GAP * training and chance < CHANCE:
-            risen = f" and has risen from {lowest:.4g}" if held_out > (1 + GAIN) * lowest else ""
-            texts["memorizing"] = (
-                f"the loss is {held_out:.4g} on held-out images{risen}, but {training:.4g} on training images: the "
-                "network memorizes; likely cause: too many steps for so few images. Fewer steps, more images, or "
-                "stronger augmentation (smaller crops, as in augment.crop=[0.3, 1.0]) help"
-            )
-        elif held_out > DIVERGED * lowest:
+            if held_out > RISEN * lowest:
+                texts["overfitting"] = (
+                    f"the held-out loss has risen from {lowest:.4g} to {held_out:.4g}, while that on training images "
+                    f"is {training:.4g}: new pictures are restored worse than before; likely cause: too many steps "
+                    "for so few images. More images or stronger augmentation (smaller crops, as in "
+                    "augment.crop=[0.3, 1.0]) help the restored pictures; a probe decides about the features"
+                )
+            else:
+                texts["memorizing"] = (
+                    f"the loss is {held_out:.4g} on held-out images and {training:.4g} on training images: new "
+                    "pictures are restored worse than those of the training. This is about the restored pictures; the "
+                    "features may still be good, and a probe decides"
+                )
+        elif held_out > RISEN * lowest:
             texts["diverging"] = (
                 f"the held-out loss was {lowest:.4g} and is {held_out:.4g}: training diverges; likely cause: base_lr "
                 "is too high"

@@ -36,6 +36,12 @@ class Column:
     below: str = ""
     numeric: bool = True  # aligned to the right
     chart: bool = False  # left out on narrow screens and in Markdown: the facts are in other columns
+    fact: str = ""  # what it is called in a table of facts; empty: the same
+
+    @property
+    def named(self) -> str:
+        """What it is called in a table of facts."""
+        return self.fact or ", ".join(filter(None, [self.text, self.below]))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from retouch.reporting.facts import Facts
-from retouch.reporting.sentences import counted, distinct, listed
+from retouch.reporting.sentences import counted, distinct, listed, test_images
 from retouch.studies.results import StudyReport
 
 
@@ -70,8 +70,8 @@ def touched(facts: Facts) -> list[str]:
             own[key] += mine
             others[key] += baselines
     return [
-        f"{counted(count + others[key], 'classifier')}{_baselines_too(others[key])} used the {key[1]:,} test images of "
-        f"{key[0]} once each{_damaged_too(damaged[key])}; no choice was based on them."
+        f"The {test_images(key[1], key[0])} were used once by {_each_of(count + others[key])}"
+        f"{_baselines_too(others[key])}{_damaged_too(damaged[key])}; no choice was based on them."
         for key, count in own.items()
     ]
 
@@ -87,9 +87,13 @@ def _answered(report: StudyReport, task: str) -> tuple[int, int]:
     return mine, baselines
 
 
+def _each_of(count: int) -> str:
+    return f"each of {count:,} classifiers" if count > 1 else "1 classifier"
+
+
 def _baselines_too(count: int) -> str:
-    return f" ({count:,} of baselines)" if count else ""
+    return f", {count:,} of them only for comparison" if count else ""
 
 
 def _damaged_too(count: int) -> str:
-    return f", and damaged copies of them {counted(count, 'time')}, without being fitted again" if count else ""
+    return f", and damaged copies of them {counted(count, 'time')}, by the same classifiers" if count else ""

@@ -9,11 +9,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from common.files import as_utf8
+from finetune.calibration import UNFITTED
 from finetune.metrics import Bin, reliability
 from finetune.predictions import Predictions
-from finetune.records import DataFacts
+from finetune.records import Calibration, DataFacts
 from finetune.results import Score
 from finetune.table import worth_lines
+from pretrain.sample import SAMPLE_IMAGES
 from retouch.reporting.blocks import (
     Block,
     Commands,
@@ -54,11 +56,11 @@ from retouch.reporting.places_part import places_part
 from retouch.reporting.run_tables import (
     code_table,
     cost_table,
-    labeled_table,
+    labeled_tables,
     origin_table,
     repeats_table,
     storage_table,
-    unlabeled_table,
+    unlabeled_tables,
 )
 from retouch.reporting.seeds import seeds_blocks
 from retouch.reporting.sentences import (
@@ -75,12 +77,11 @@ from retouch.reporting.study import raced, study_blocks, study_tables
 from retouch.reporting.tables import (
     baseline_table,
     choice_table,
-    choice_terms,
     damage_table,
     finetune_table,
     probe_tables,
 )
-from retouch.reporting.training import restored_blocks, training_blocks
+from retouch.reporting.training import remarks, restored_blocks, training_blocks
 from retouch.studies.results import CONTESTANTS
 
 OPEN_MAPS = 6  # of layers and poolings: more are folded
@@ -91,9 +92,12 @@ PROPERTIES = (
     "Abstract: the linear probe's accuracy.",
 )
 STORAGE = (
+    f"Means over at most {SAMPLE_IMAGES:,} evenly spaced images that pretraining has seen.",
     "Bytes: in the smaller of two formats, all numbers or only the non-zero ones with their indices.",
+)
+ERROR = (
     "Error: the relative error of undamaged images that are restored from their codes alone; 0 is exact, and 1 is no "
-    "better than the mean image. It is empty if the code alone does not give an image.",
+    "better than the mean image. It is empty if the code alone does not give an image."
 )
 
 
@@ -136,7 +140,7 @@ def card_parts(facts: Facts) -> list[Part]:
         Part("masks", "Masks", several_blocks(facts.dense_entries)),
         Part("data", "Data", _data(facts)),
         Part("choices", "How it was measured", (Prose(tuple(chosen(facts))),) if chosen(facts) else ()),
-        Part("limits", "Limits", _limits(facts)),
+        Part("limits", "Limits", _limits(facts, remarks(facts))),  # a card has no part about training
         Part("repeat", "How to repeat", _repeat(facts)),
     ]
     return [part for part in found if part.blocks]
@@ -147,18 +151,14 @@ def _only(table: Table | None) -> tuple[Block, ...]:
 
 
 def _choices(facts: Facts) -> tuple[Block, ...]:
-    table, said, terms = choice_table(facts), chosen(facts), choice_terms(facts)
-    return (
-        *((Prose(tuple(said)),) if said else ()),
-        *((Prose(tuple(terms), small=True),) if terms else ()),
-        *_only(table),
-    )
+    said = chosen(facts)
+    return (*((Prose(tuple(said)),) if said else ()), *_only(choice_table(facts)))
 
 
 def _results(facts: Facts) -> tuple[Block, ...]:
     blocks: list[Block] = [*probe_tables(facts)]
     if blocks:
-        blocks.append(Prose((LEGEND,), small=True, wide=True))
+        blocks.insert(0, Prose((LEGEND,), small=True, wide=True))
     blocks += _only(finetune_table(facts))
     return (*blocks, Prose((RULE,), small=True)) if blocks else ()
 
@@ -185,15 +185,16 @@ def _multilabel(facts: Facts) -> tuple[Block, ...]:
         of_task = (entry for entry in facts.label_entries if entry.task == task)
         best = max(of_task, key=lambda entry: entry.result.linear.choice.val_accuracy)
         if best.scores is not None and best.result.calibration is not None:
-            bins = label_bins(best.scores.scores["encoder"], best.scores.truth, best.result.calibration.temperature)
+            divisors = (best.result.calibration.temperature, UNFITTED)
+            bins, before = (label_bins(best.scores.scores["encoder"], best.scores.truth, one) for one in divisors)
             chart = reliability_chart(bins, OF_LABELS)
-            figures.append(Figure(chart, f"{task}: linear probe of {best.encoder}: {label_sureness(bins)}"))
+            figures.append(Figure(chart, f"{task}: linear probe of {best.encoder}: {label_sureness(bins, before)}"))
     shown = (Prose((LABELS_RELIABILITY,)), Figures(tuple(figures))) if figures else ()
     return (*several_blocks(facts.label_entries), *shown)
 
 
-def _limits(facts: Facts) -> tuple[Block, ...]:
-    found = limits(facts)
+def _limits(facts: Facts, more: Sequence[str] = ()) -> tuple[Block, ...]:
+    found = [*limits(facts), *more]
     return (Points(tuple(found)),) if found else ()
 
 
@@ -235,11 +236,17 @@ class _Answers(NamedTuple):
     origin: Origin
     predictions: Predictions | None
     column: str  # of the predictions
+    calibration: Calibration | None = None
 
     @property
     def confidence(self) -> Tensor | None:
         """The probability of each answer, float ``[n]``."""
-        return None if self.predictions is None else self.predictions.confidences.get(self.column)
+        return None if self.predictions is None else self.predictions.sure(self.column)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether these are calibrated."""
+        return self.predictions is not None and self.column in self.predictions.calibrated
 
     @property
     def bins(self) -> list[Bin]:
@@ -273,12 +280,12 @@ def _best(facts: Facts) -> list[_Answers]:
         result = entry.result
         title = f"{task}: linear probe of {entry.encoder}"
         answers = (result.linear.test, result.classes, result.data, entry.origin, entry.predictions)
-        found.append(_Answers(title, *answers, "encoder.linear"))
+        found.append(_Answers(title, *answers, "encoder.linear", result.calibration))
     for run in facts.finetuning:
         title = f"{run.result.task}: {run.origin.name}"
         predictions = run.predictions[0] if run.predictions else None
         answers = (run.result.tuned.test, run.result.classes, run.result.data, run.origin, predictions)
-        found.append(_Answers(title, *answers, "tuned"))
+        found.append(_Answers(title, *answers, "tuned", run.result.calibration))
     for one in facts.winners:
         title = f"{one.task}: {one.name}, the winner of {one.origin.name}"
         found.append(_Answers(title, one.score, one.classes, one.data, one.origin, one.predictions, one.name))
@@ -303,7 +310,13 @@ def _reliability(answered: Sequence[_Answers]) -> tuple[Block, ...]:
     """How well the confidence of answers matches their accuracy."""
     if not answered:
         return ()
-    figures = [Figure(reliability_chart(one.bins), f"{one.title}: {sureness(one.bins)}") for one in answered]
+    figures = [
+        Figure(
+            reliability_chart(one.bins),
+            f"{one.title}: {sureness(one.bins, one.calibration, calibrated=one.calibrated)}",
+        )
+        for one in answered
+    ]
     return Prose((RELIABILITY,)), Figures(tuple(figures))
 
 
@@ -341,7 +354,7 @@ def _atoms(facts: Facts) -> tuple[Block, ...]:
 
 def _data(facts: Facts) -> tuple[Block, ...]:
     warned = distinct(as_utf8(warning) for origin in facts.origins for warning in origin.log.warnings)
-    tables = [*_only(unlabeled_table(facts)), *_only(labeled_table(facts)), *_only(repeats_table(facts))]
+    tables = [*unlabeled_tables(facts), *labeled_tables(facts), *_only(repeats_table(facts))]
     said = (Prose(("Warnings from the runs:",)), Points(tuple(warned))) if warned else ()
     came = (Prose(tuple(chains(facts))),) if chains(facts) else ()
     return (*tables, *came, *said, *labeling_blocks(facts))
@@ -360,7 +373,8 @@ def _code(facts: Facts) -> Part:
     found: list[Block] = [Prose((CODE, *(PROPERTIES if table is not None else ())))]
     found += _only(table)
     if storage is not None:
-        found += [storage, Prose(STORAGE, small=True)]
+        restored = any(run.results.relative_reconstruction_error is not None for run in facts.pretraining)
+        found += [storage, Prose((*STORAGE, *((ERROR,) if restored else ())), small=True)]
     title = "The size of the code" if table is None else "Compact, invariant, abstract"
     return Part("code", title, tuple(found) if len(found) > 1 else ())
 

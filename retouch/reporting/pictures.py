@@ -94,8 +94,8 @@ def confused_rows(predictions: Predictions, answers: str, pair: Confused) -> lis
     true, answer = (predictions.classes.index(as_utf8(name)) for name in (pair.true, pair.answer))
     wrong = (predictions.labels == true) & (predictions.answers[answers] == answer)
     places = wrong.nonzero().flatten()
-    if answers in predictions.confidences:
-        places = places[predictions.confidences[answers][places].argsort(descending=True, stable=True)]
+    if (sure := predictions.sure(answers)) is not None:
+        places = places[sure[places].argsort(descending=True, stable=True)]
     return [int(place) for place in places[:EXAMPLES]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from common.data.originals import Originals
+from finetune.properties import IMAGES
 from finetune.records import GENERATED, Choice, DataFacts, NearDuplicates
 from finetune.results import FinetuneResult, Outcome, ProbeResult
 from finetune.structured_results import Several
@@ -12,16 +13,19 @@ from finetune.table import two_decimals
 from retouch.reporting.blocks import Cell, Column, Table
 from retouch.reporting.facts import Facts, Origin, Winner
 from retouch.reporting.sentences import distinct, listed, number
-from retouch.reporting.tables import condensed, upright
+from retouch.reporting.tables import condensed, parted, upright
 
-ORIGINAL_SIZE = Column("original size", "px: smallest, median, largest", numeric=False)
+UNLABELED = "Unlabeled, for pretraining"
+ORIGINAL_SIZE = Column("original size", "width × height, px", numeric=False)
+ALL_GENERATED = "images of pretraining are drawn by a program"
+MEASURED_ON = f"Means over at most {IMAGES:,} evenly spaced test images; an entry counts as zero if it is very small."
 FIRST = 5  # repeated test images that are listed, of each kind
 
 # ---- data
 
 
-def labeled_table(facts: Facts) -> Table | None:
-    """The labeled images of each task."""
+def labeled_tables(facts: Facts) -> list[Table]:
+    """The labeled images of each task; a table of its own has what is the same for all tasks."""
     found: dict[str, tuple[Cell, ...]] = {}
     for entry in facts.entries:
         found.setdefault(entry.task, _labeled(entry.task, entry.result, entry.result.linear))
@@ -32,27 +36,31 @@ def labeled_table(facts: Facts) -> Table | None:
     for winner in facts.winners:
         found.setdefault(f"{winner.task} of {winner.data.test}", _studied(winner))
     if not found:
-        return None
+        return []
     columns = (
         Column("task", numeric=False),
         Column("training data", numeric=False),
         Column("test data", numeric=False),
-        Column("image size", "px"),
+        Column("image size", "px", fact="image size, px"),
         Column("training images"),
         Column("test images"),
         Column("classes"),
-        Column("smallest class", "test images"),
-        Column("largest class", "test images"),
-        Column("test images also in training", "exactly"),
-        Column("test images also in training", "exactly or nearly"),
-        Column("seen in pretraining"),
-        Column("left out", "of training"),
-        Column("unreadable", "in training"),
-        Column("unreadable", "in test"),
+        Column("smallest class", "test images", fact="test images of the smallest class"),
+        Column("largest class", "test images", fact="test images of the largest class"),
+        Column("test images also in training", "exactly", fact="test images with an exact copy in training"),
+        Column(
+            "test images also in training",
+            "exactly or nearly",
+            fact="test images with an exact or near copy in training",
+        ),
+        Column("seen in pretraining", "test images", fact="test images seen in pretraining, exactly or nearly"),
+        Column("left out", "of training", fact="training images left out, since they repeat test images"),
+        Column("unreadable", "in training", fact="unreadable training images"),
+        Column("unreadable", "in test", fact="unreadable test images"),
         ORIGINAL_SIZE,
     )
     table = Table(columns, tuple(found.values()), title="Labeled")
-    return condensed(table) if len(found) > 1 else upright(table)
+    return parted(table, "Labeled: the same for all tasks") if len(found) > 1 else [upright(table)]
 
 
 def repeats_table(facts: Facts) -> Table | None:
@@ -148,8 +156,11 @@ def _original_size(originals: Originals | None) -> Cell:
     sizes = None if originals is None else originals.sizes
     if sizes is None:
         return Cell("")
-    all_three = (f"{width:,} × {height:,}" for width, height in (sizes.smallest, sizes.median, sizes.largest))
-    return Cell(", ".join(distinct(all_three)), f"of {sizes.images:,} sampled")
+    three = [f"{width:,} × {height:,}" for width, height in (sizes.smallest, sizes.median, sizes.largest)]
+    if len(set(three)) == 1:
+        return Cell(three[0], f"all of {sizes.images:,} sampled images")
+    smallest, median, largest = three
+    return Cell(f"smallest {smallest}, median {median}, largest {largest}", f"of {sizes.images:,} sampled images")
 
 
 def _repeated(data: DataFacts) -> Cell:
@@ -164,15 +175,14 @@ def _seen(data: DataFacts) -> Cell:
     """Number of test images that repeat pretraining images exactly or nearly, or why that is not known."""
     near, why = data.in_pretraining, data.not_compared.get("in_pretraining", "")
     if near is None:
-        return Cell("none" if why == GENERATED else "not known", why)
-    some = f"test images; {near.compared:,} of {near.of:,} images compared" if near.partial else "test images"
-    return Cell(f"{near.test_images:,}", some)
+        return Cell("0", ALL_GENERATED) if why == GENERATED else Cell("not known", why)
+    return Cell(f"{near.test_images:,}", f"{near.compared:,} of {near.of:,} images compared" if near.partial else "")
 
 
-def unlabeled_table(facts: Facts) -> Table | None:
-    """The images that encoders were trained on, and how often each was seen."""
+def unlabeled_tables(facts: Facts) -> list[Table]:
+    """The images that encoders were trained on, and how often each was seen; what all runs share has its own table."""
     if not facts.pretraining:
-        return None
+        return []
     rows = []
     for run in facts.pretraining:
         settings, images = run.origin.settings, run.origin.log.unlabeled
@@ -191,13 +201,14 @@ def unlabeled_table(facts: Facts) -> Table | None:
     columns = (
         Column("run", numeric=False),
         Column("data", numeric=False),
-        Column("image size", "px"),
+        Column("image size", "px", fact="image size, px"),
         Column("images"),
-        Column("each seen", "times"),
-        Column("unreadable", "left out"),
+        Column("each seen", "times", fact="how often each image was seen"),
+        Column("unreadable", "left out", fact="unreadable images, left out"),
         ORIGINAL_SIZE,
     )
-    return condensed(Table(columns, tuple(rows), title="Unlabeled, for pretraining"))
+    table = Table(columns, tuple(rows), title=UNLABELED)
+    return parted(table, f"{UNLABELED}: the same for all runs")
 
 
 # ---- code, cost
@@ -222,7 +233,7 @@ def code_table(facts: Facts) -> Table | None:
         *(Column(change, "invariant") for change in changes),
         *(Column(task, "abstract, %") for task in facts.tasks),
     )
-    return Table(columns, tuple(rows)) if rows else None
+    return Table(columns, tuple(rows), title="On test images, by the probe", foot=MEASURED_ON) if rows else None
 
 
 def storage_table(facts: Facts) -> Table | None:
@@ -252,7 +263,7 @@ def storage_table(facts: Facts) -> Table | None:
         Column("error", "relative"),
         Column("atoms"),
     )
-    return condensed(Table(columns, tuple(rows)))
+    return condensed(Table(columns, tuple(rows), title="On images of pretraining"))
 
 
 def cost_table(facts: Facts) -> Table:

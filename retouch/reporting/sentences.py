@@ -119,6 +119,12 @@ def labels_rules(found: Sequence[LabelEfficiency]) -> list[str]:
     ]
 
 
+def test_images(count: int, source: str) -> str:
+    """``300 test images of folder:mine``, or ``4,000 generated test images (shapes:test:4000)``."""
+    generated = source.partition(":")[0].partition(" ")[0] == "shapes"
+    return f"{count:,} generated test images ({source})" if generated else f"{count:,} test images of {source}"
+
+
 def half_width(n: int) -> float:
     """Half the width of the 95% interval of an accuracy of 50% on ``n`` images, the widest of all."""
     low, high = wilson_interval(n // 2, n)
@@ -258,7 +264,7 @@ def _measured(facts: Facts) -> str:
     """How the encoders were measured, on which images, and whether each was trained once."""
     encoders = counted(len({one.result.encoder.sha256 for one in facts.probed}), "encoder")
     tasks = counted(len({one.task for one in facts.probed}), "task")
-    tests = distinct(f"{one.result.linear.test.n:,} test images of {one.result.data.test}" for one in facts.probed)
+    tests = distinct(test_images(one.result.linear.test.n, one.result.data.test) for one in facts.probed)
     where = listed(tests) if len(tests) <= NAMED else f"the test images of {len(tests)} data sets"
     once = "; each encoder was trained once" if trained_once(facts) else ""
     return (

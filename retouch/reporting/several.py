@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from finetune.lines import subject_name
+from finetune.lines import baseline_name, titles_by_view
 from finetune.spreads import MEASURES, Measure
 from finetune.structured_results import Several, SeveralProbed, SeveralScore
 from retouch.reporting.blocks import Block, Cell, Column, Prose, Table
@@ -105,10 +105,11 @@ def several_limits(facts: Facts) -> list[str]:
 def _subjects(entries: Sequence[SeveralEntry[Several]]) -> dict[str, SeveralProbed[SeveralScore]]:
     """Every encoder and baseline by its name; raw pixels, which are the same for all encoders, only once."""
     found: dict[str, SeveralProbed[SeveralScore]] = {}
+    views = titles_by_view((entry.result.encoder.view, entry.encoder) for entry in entries)
     for entry in entries:
         for key, one in entry.result.subjects.items():
-            name = subject_name(key, entry.encoder)
-            found.setdefault(name if key in ("encoder", PIXELS) else f"{name} ({entry.encoder})", one)
+            name = entry.encoder if key == "encoder" else baseline_name(key, one.view, entry.encoder, views)
+            found.setdefault(name, one)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from finetune.lines import SUBJECTS
+from finetune.lines import baseline_name, titles_by_view
 from finetune.records import Choice, ProbeChoice
 from finetune.results import Comparison, Outcome, Score
 from finetune.structured_results import LabelComparison, SeveralProbed, SeveralScore
@@ -17,7 +17,6 @@ from retouch.reporting.facts import Entry, Facts, FineTuning
 from retouch.reporting.sentences import chance, counted, distinct, interval, layer_text, number, signed, uneven
 
 EMPTY = Cell("")
-OPEN_ROWS = 8  # of the table of choices: more are folded
 OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels", "from_scratch": "from scratch", "linear_probe": "linear probe"}
 POOLING = (
     "Pooling reduces a map to a few numbers per channel: avg is the mean over all positions, avg2 the mean over each "
@@ -76,12 +75,25 @@ def condensed(table: Table) -> Table:
 def upright(table: Table) -> Table:
     """A table with one row, which may be wider than a page, turned into two columns: fact and value."""
     [row] = table.rows
-    facts = [
-        (Cell(", ".join(filter(None, [column.text, column.below]))), cell)
-        for column, cell in zip(table.columns, row, strict=True)
-        if cell != EMPTY
-    ]
-    return replace(table, columns=(Column("fact", numeric=False), Column("value", numeric=False)), rows=tuple(facts))
+    found = ((column, cell) for column, cell in zip(table.columns, row, strict=True) if cell != EMPTY)
+    facts = tuple((Cell(column.named), cell) for column, cell in found)
+    return replace(table, columns=(Column("fact", numeric=False), Column("value", numeric=False)), rows=facts)
+
+
+def parted(table: Table, shared: str) -> list[Table]:
+    """The table without empty columns; those with the same value in every row become a table of facts after it.
+
+    Args:
+        shared: the title of the table of facts.
+    """
+    short = condensed(table)
+    columns = zip(table.columns, zip(*table.rows, strict=True), strict=True)
+    same = [(column, cells[0]) for column, cells in columns if column not in short.columns and cells[0] != EMPTY]
+    if not same:
+        return [short]
+    row = tuple(cell for _, cell in same)
+    facts = upright(Table(tuple(column for column, _ in same), (row,), title=shared))
+    return [replace(short, foot=table.foot), facts]
 
 
 # ---- results
@@ -157,11 +169,11 @@ def baseline_table(facts: Facts) -> Table | None:
     """What the encoders are compared with: the untrained network of each, and raw pixels, by task and probe."""
     scores: dict[str, dict[tuple[str, str], Score]] = {}
     shared: dict[str, dict[tuple[str, str], Score]] = {}  # raw pixels come last, since they belong to no encoder
+    views = titles_by_view((entry.result.encoder.view, entry.encoder) for entry in facts.entries)
     for entry in facts.entries:
         for key, subject in entry.result.baselines.items():
-            own = "" if key == PIXELS else f" ({entry.encoder})"
             found = shared if key == PIXELS else scores
-            row = found.setdefault(f"{SUBJECTS.get(key, key.replace('_', ' '))}{own}", {})
+            row = found.setdefault(baseline_name(key, subject.view, entry.encoder, views), {})
             row |= {(entry.task, probe): outcome.test for probe, outcome in subject.probes.items()}
     scores |= shared
     asked = [(task, probe) for task in facts.tasks for probe in _probes(facts)]
@@ -237,10 +249,10 @@ def choice_table(facts: Facts) -> Table | None:
         Column("chosen on", "images"),
         Column("fitted on", "images"),
     )
-    folded = f"{counted(len(rows), 'choice')}, one row each" if len(rows) > OPEN_ROWS else ""
-    table = Table(columns, tuple(rows), folded=folded)
-    short = condensed(table)
-    return replace(short, rows=merged(short.rows))
+    folded = f"What each classifier chose: {counted(len(rows), 'choice')}, one row each"
+    short = condensed(Table(columns, tuple(rows), folded=folded))
+    foot = " ".join(filter(None, [short.foot, *choice_terms(facts)]))
+    return replace(short, rows=merged(short.rows), foot=foot)
 
 
 def choice_terms(facts: Facts) -> list[str]:

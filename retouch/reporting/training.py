@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pretrain.report.panels import panel_images
+from pretrain.ruler.measured import Measured
 from retouch.reporting.blocks import Block, Figure, Figures, Grid, Panel, Points, Prose
 from retouch.reporting.charts import Strip, curves_chart
 from retouch.reporting.damage import damage_of
@@ -10,7 +11,7 @@ from retouch.reporting.facts import Curves, Facts, FineTuning, Pretraining
 from retouch.reporting.pictures import TILE, picture, read_picture
 from retouch.reporting.sentences import counted, listed, number
 
-SOUND = "No training fault was found: the network does not copy, collapse, memorize or diverge."
+SOUND = "No training fault was found: the network does not copy its input or collapse, and training does not diverge."
 RULER = (
     "PSNR: how close restored images are to the originals, in decibels; higher is closer, and 10 more means a tenth "
     "of the squared error.",
@@ -85,18 +86,17 @@ def learned_sentences(facts: Facts) -> list[str]:
 
 
 def training_sentences(facts: Facts) -> list[str]:
-    """The outcome of each run's training, and any fault that was found."""
+    """The outcome of each run's training, and what was found."""
     return [*restoration(facts), *tuning(facts)]
 
 
 def restoration(facts: Facts) -> list[str]:
-    """How well each network restores images compared with trivial restorers, and any fault."""
-    found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
-    return [
-        f"{name}: {ruler.sentence}. {' '.join(f'A fault was found: {one.text}.' for one in ruler.verdicts) or SOUND}"
-        for name, ruler in found
-        if ruler is not None
-    ]
+    """How well each network restores images compared with trivial restorers, any fault, and what else to know."""
+    said = []
+    for name, ruler in _ruled(facts):
+        sound = () if any(one.is_fault for one in ruler.verdicts) else (SOUND,)
+        said.append(f"{name}: {' '.join([f'{ruler.sentence}.', *sound, *(one.sentence for one in ruler.verdicts)])}")
+    return said
 
 
 def tuning(facts: Facts) -> list[str]:
@@ -111,8 +111,18 @@ def tuning(facts: Facts) -> list[str]:
 
 def wrong(facts: Facts) -> list[str]:
     """The faults that training itself found."""
+    return [f"{name}: {one.text}." for name, ruler in _ruled(facts) for one in ruler.verdicts if one.is_fault]
+
+
+def remarks(facts: Facts) -> list[str]:
+    """What training found that is no fault."""
+    return [f"{name}: {one.text}." for name, ruler in _ruled(facts) for one in ruler.verdicts if not one.is_fault]
+
+
+def _ruled(facts: Facts) -> list[tuple[str, Measured]]:
+    """The name of each run that was measured while it trained, and its last measurement."""
     found = [(run.origin.name, run.results.ruler) for run in facts.pretraining]
-    return [f"{name}: {one.text}." for name, ruler in found if ruler is not None for one in ruler.verdicts]
+    return [(name, ruler) for name, ruler in found if ruler is not None]
 
 
 # ---- restored images

@@ -7,8 +7,13 @@ from rich.table import Table
 
 from finetune.table import percent
 from retouch.reporting.sentences import interval, number, signed
-from retouch.studies.results import Contender, StudyReport
+from retouch.studies.results import Contender, StudyReport, Versus
 from retouch.studies.verdict import is_shown, shown_name
+
+NOT_SHOWN = (
+    "(not shown), although the interval excludes zero: intervals are for one comparison, but with several, some differ "
+    "by chance. McNemar's exact test, corrected for all of them, decides."
+)
 
 
 def study_table(report: StudyReport) -> Table:
@@ -28,7 +33,14 @@ def study_table(report: StudyReport) -> Table:
             escape(number(one.mean) if several else percent(next(iter(one.test.values())))),
             escape("; ".join(gaps(report, one))),
         )
+    if any(not is_shown(one) and _excludes_zero(one) for one in report.comparisons):
+        table.caption, table.caption_justify = NOT_SHOWN, "left"
     return table
+
+
+def _excludes_zero(one: Versus) -> bool:
+    low, high = one.found.ci95
+    return not low <= 0 <= high
 
 
 def seconds(one: Contender) -> str:

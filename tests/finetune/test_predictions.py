@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,6 +54,19 @@ def test_the_file_has_a_row_per_image_with_names_and_places(tmp_path: Path) -> N
     }  # fmt: skip
     assert [row["label"] for row in rows] == ["q1", "q2", "q1"] * 2
     assert [row["pixels"] for row in rows] == [None] * 3 + ["q1"] * 3
+
+
+def test_calibrated_probabilities_are_kept_next_to_the_others_and_preferred(tmp_path: Path) -> None:
+    calibrated = {"encoder": torch.tensor([0.25, 0.5, 0.75])}
+    write_predictions(tmp_path, [replace(predicted(encoder=[1, 2, 0], other=[1, 1, 1]), calibrated=calibrated)])
+    [found] = read_predictions(tmp_path)
+    assert list(found.answers) == ["encoder", "other"]
+    for column, expected in (("encoder", calibrated["encoder"]), ("other", SURE)):
+        sure = found.sure(column)
+        assert sure is not None
+        assert torch.equal(sure, expected)
+    assert torch.equal(found.confidences["encoder"], SURE)
+    assert found.sure("pixels") is None
 
 
 def test_files_of_older_versions_have_no_confidences(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_a_probes_classifier_answers_as_the_probe_did(runs: Path, tmp_path: Path
     assert [row["class"] for row in rows] == [expected.classes[k] for k in expected.answers["encoder.linear"]]
     sure = uncalibrated(rows, expected.classes, open_classifier(runs / "probed", task).temperature).amax(1)
     assert sure.tolist() == pytest.approx(expected.confidences["encoder.linear"].tolist(), abs=1e-4)
+    given = [float(row["confidence"]) for row in rows]
+    assert given == pytest.approx(expected.calibrated["encoder.linear"].tolist(), abs=1e-4)
 
 
 def test_a_fine_tuned_network_answers_as_its_run_did(runs: Path, tmp_path: Path) -> None:
@@ -63,6 +65,8 @@ def test_a_fine_tuned_network_answers_as_its_run_did(runs: Path, tmp_path: Path)
     assert [row["class"] for row in rows] == [expected.classes[k] for k in expected.answers["tuned"]]
     sure = uncalibrated(rows, expected.classes, open_classifier(runs / "tuned").temperature).amax(1)
     assert sure.tolist() == pytest.approx(expected.confidences["tuned"].tolist(), abs=1e-4)
+    given = [float(row["confidence"]) for row in rows]
+    assert given == pytest.approx(expected.calibrated["tuned"].tolist(), abs=1e-4)
 
 
 def test_a_probe_by_ridge_regression_answers_as_the_probe_did(runs: Path, tmp_path: Path) -> None:

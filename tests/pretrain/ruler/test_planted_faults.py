@@ -18,14 +18,15 @@ from tests.recipe import OPTIM, SIDE, pretraining
 
 WHOLE = {"crop": None, "flip": False, "jitter": 0.0}
 NARROW = {"width": 8, "depth": 1, "code_channels": 8}
+# 40 images, always whole and never damaged, seen until they are known by heart
+KNOWN_BY_HEART: dict[str, Any] = {
+    "pretext": {"kind": "identity"},
+    "encoder": {"name": "small_cnn", "model_args": NARROW},
+    "augment": WHOLE,
+    "steps": 120,
+    "panels_every": 30,
+}
 PLANTED: dict[str, dict[str, Any]] = {
-    # 40 images, always whole and never damaged, seen until they are known by heart
-    "memorizing": {
-        "pretext": {"kind": "identity"},
-        "encoder": {"name": "small_cnn", "model_args": NARROW},
-        "augment": WHOLE,
-        "steps": 120,
-    },
     # damage that is hardly there, and a code with room for all of it
     "copying": {
         "data": {"source": "shapes", "image_size": 8, "limit": 400, "workers": 0},
@@ -66,6 +67,18 @@ def test_a_planted_fault_is_found_warned_of_and_kept(
     found = {one.kind: one.text for one in ruler.verdicts}
     assert kind in found, ruler
     assert found[kind] in caplog.messages
+
+
+def test_images_known_by_heart_are_noted_once_and_are_no_fault(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "retouch"):
+        retouch.pretrain(pretraining(tmp_path / "run", **KNOWN_BY_HEART))
+    [found] = measured(tmp_path / "run").verdicts
+    assert (found.kind, found.is_fault) == ("memorizing", False)
+    [note] = [record for record in caplog.records if "the features may still be good" in record.getMessage()]
+    assert note.levelno == logging.INFO
+    assert (tmp_path / "run" / "encoder" / "README.md").read_text().count("the features may still be good") == 1
 
 
 def test_a_sound_training_has_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

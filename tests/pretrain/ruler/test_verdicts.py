@@ -13,7 +13,7 @@ from common.encoders import Encoder
 from common.engine.curve import Stall, stall
 from pretrain.gradient.pretexts import Denoise
 from pretrain.ruler.health import Health, effective_rank, health, mean_similarity
-from pretrain.ruler.verdicts import Losses, progress, standing, verdicts
+from pretrain.ruler.verdicts import Losses, Verdict, progress, standing, verdicts
 
 FOUND = {"doing nothing": 20.0, "a Gaussian filter": 24.03, "non-local means": 25.94}
 WELL = Health(features=64, effective_rank=20, dead=0, constant=0, similarity=0.8)
@@ -117,17 +117,21 @@ def test_gap_is_memorizing_only_beyond_chance_and_a_rise_without_one_diverges() 
     assert faults(WELL, losses=Losses(0.05, 0.05, 0.5)) == ["diverging"]
 
 
-def test_memorizing_says_whether_the_held_out_loss_rises_and_what_to_do() -> None:
-    def said(lowest: float) -> str:
+def test_a_gap_is_a_note_about_restored_pictures_and_a_fault_only_if_the_held_out_loss_really_rises() -> None:
+    def said(lowest: float) -> Verdict:
         (found,) = verdicts(WELL, WELL, changed=0.9, losses=Losses(2.471, 4.486, 1e-5), earlier=[5.0, lowest])
-        return found.text
+        return found
 
-    assert said(4.29) == (
-        "the loss is 4.486 on held-out images and has risen from 4.29, but 2.471 on training images: the network "
-        "memorizes; likely cause: too many steps for so few images. Fewer steps, more images, or stronger augmentation "
-        "(smaller crops, as in augment.crop=[0.3, 1.0]) help"
+    note, fault = said(4.29), said(2.9)
+    assert (note.kind, note.is_fault) == ("memorizing", False)
+    assert note.sentence == (
+        "Note: the loss is 4.486 on held-out images and 2.471 on training images: new pictures are restored worse than "
+        "those of the training. This is about the restored pictures; the features may still be good, and a probe "
+        "decides."
     )
-    assert "4.486 on held-out images, but 2.471" in said(4.48)
+    assert (fault.kind, fault.is_fault) == ("overfitting", True)
+    assert fault.sentence.startswith("A fault was found: the held-out loss has risen from 2.9 to 4.486, while that on")
+    assert "steps help" not in fault.text
 
 
 def test_chance_of_a_gap_is_that_of_a_paired_t_test_worked_out_by_hand() -> None:

@@ -29,7 +29,7 @@ from finetune.worth import LabelEfficiency, LabelPoint, Worth
 from pretrain.results import CodeStorage, PretrainResults
 from pretrain.ruler.health import Health
 from pretrain.ruler.measured import Measured
-from pretrain.ruler.verdicts import Verdict
+from pretrain.ruler.verdicts import Kind, Verdict
 from retouch.reporting.facts import Facts, Origin, Probing, Settings
 from retouch.reporting.logs import Log
 
@@ -174,8 +174,14 @@ def write_pretraining(
     panel: Image.Image | None = None,
     notes: Sequence[str] = (),
     wrong: str = "",
+    kind: Kind = "copying",
+    error: float | None = None,
 ) -> Path:
-    """A finished run of ``retouch pretrain``; ``wrong`` is what its ruler found wrong."""
+    """A finished run of ``retouch pretrain``; ``wrong``, of this kind, is what its ruler found.
+
+    Args:
+        error: of images that are restored from their codes.
+    """
     start(folder, "pretrain", "seed: 7\nbatch_size: 64\nresume: true\ndata: {source: my/pictures, image_size: 16}\n")
     results = PretrainResults(
         method=method,
@@ -183,8 +189,9 @@ def write_pretraining(
         seconds=43.21,
         encoder_sha256=sha256,
         code=CodeStorage(code_size=64, nonzeros=32.5, bytes_dense=256, bytes_sparse=260.0),
+        relative_reconstruction_error=error,
         notes=tuple(notes),
-        ruler=MEASURED.model_copy(update={"verdicts": (Verdict(kind="copying", text=wrong),) if wrong else ()}),
+        ruler=MEASURED.model_copy(update={"verdicts": (Verdict(kind=kind, text=wrong),) if wrong else ()}),
     )
     write_json(folder / "results.json", results.model_dump(mode="json"))
     (folder / "train.log").write_text(log or LOG, encoding="utf-8")

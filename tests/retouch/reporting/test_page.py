@@ -17,16 +17,33 @@ from common.encoders.export import export_encoder
 from common.encoders.readme import plain
 from common.errors import UserError
 from common.files import write_json
+from finetune.lines import probe_lines
+from finetune.predictions import Predictions
+from finetune.records import GENERATED, Calibration
+from finetune.results import ProbeResult
 from pretrain.gradient.example import Example
 from pretrain.report.panels import panel, panel_images
 from retouch.cli import main
+from retouch.reporting.blocks import Prose, Table
 from retouch.reporting.card import card
 from retouch.reporting.page import html, write_report
+from retouch.reporting.parts import page_parts
 from retouch.reporting.pictures import Confused, confused_rows
 from retouch.reporting.reading import read_facts
+from retouch.reporting.run_tables import ALL_GENERATED, labeled_tables
+from retouch.reporting.sentences import LEGEND
+from retouch.reporting.tables import baseline_table
 from tests.common.data.samples import picture
 from tests.retouch.reporting.reading import Page
-from tests.retouch.reporting.runs import EVIL, LABELS, probe_result, write_finetuning, write_pretraining, write_probe
+from tests.retouch.reporting.runs import (
+    EVIL,
+    LABELS,
+    facts_of,
+    probe_result,
+    write_finetuning,
+    write_pretraining,
+    write_probe,
+)
 
 ORDER = [
     *("choices", "results", "baselines", "layers", "errors", "training", "restored", "atoms", "data", "damage", "code"),
@@ -223,6 +240,76 @@ def test_errors_are_shown_with_their_images_if_these_are_still_there(
     assert "The images themselves are not shown" in Page(html(read_facts([folder]))).said
 
 
+def test_confidence_is_the_calibrated_one_where_it_is_known(tmp_path: Path) -> None:
+    result, predictions = probe_result({"encoder": 0.8})
+    sure = Calibration(temperature=2.0, fitted_on=500, error_before=0.066, error_after=0.0)
+    result = result.model_copy(update={"calibration": sure})
+    known = replace(predictions, calibrated={"encoder.linear": torch.full((300,), 0.8)})
+    said = Page(html(read_facts([write_probe(tmp_path / "known", (result, known))]))).said
+    assert "mean confidence 80.0%, accuracy 80.0%; expected calibration error 0.0 points (1.8 by chance alone; " in said
+    assert "by chance alone; before calibration 6.6)" in said
+    assert "not calibrated" not in said
+    older = Page(html(read_facts([write_probe(tmp_path / "older", (result, predictions))]))).said
+    assert "not calibrated: mean confidence 65.0%, accuracy 80.0%;" in older
+    assert "by chance alone; calibrated, as by retouch predict, 0.0)" in older
+
+
+def test_what_was_chosen_is_short_and_its_table_is_folded(runs: list[Path]) -> None:
+    [part] = [one for one in page_parts(read_facts(runs)) if one.anchor == "choices"]
+    said, table = part.blocks
+    assert isinstance(said, Prose)
+    assert isinstance(table, Table)
+    assert table.folded.startswith("What each classifier chose: ")
+    assert "Layers are the encoder's feature maps" in table.foot
+
+
+def test_the_key_to_the_charts_comes_before_the_first_of_them(runs: list[Path]) -> None:
+    [part] = [one for one in page_parts(read_facts(runs)) if one.anchor == "results"]
+    assert part.blocks[0] == Prose((LEGEND,), small=True, wide=True)
+
+
+def test_a_baseline_has_the_name_that_the_console_gives_it(tmp_path: Path) -> None:
+    found = [probe_result(), probe_result(pretext="colorize", sha256="b" * 64, gray=True)]
+    runs = [write_probe(tmp_path / one[0].encoder.title, one) for one in found]
+    table = baseline_table(read_facts(runs))
+    assert table is not None
+    names = [row[0].text for row in table.rows]
+    assert names == ["untrained", "untrained, gray", "raw pixels"]
+    console = {line.method for line in probe_lines([result for result, _ in found])}
+    assert console == {"denoise", "colorize", *names}
+
+
+def test_data_that_tasks_share_are_a_table_of_facts(tmp_path: Path) -> None:
+    sizes = Sizes(images=256, smallest=(128, 128), median=(128, 128), largest=(128, 128))
+    other = sizes.model_copy(update={"largest": (300, 200)})
+    both = [probe_result(), probe_result(task="color", classes=("a", "b"))]
+
+    def data(sizes: Sizes) -> list[tuple[ProbeResult, Predictions]]:
+        originals = Originals(unreadable=0, sizes=sizes)
+        generated = {"originals": originals, "not_compared": {"in_pretraining": GENERATED}}
+        return [(one.model_copy(update={"data": one.data.model_copy(update=generated)}), said) for one, said in both]
+
+    table, shared = labeled_tables(facts_of(*data(sizes)))
+    assert [row[0].text for row in table.rows] == ["animal", "color"]
+    assert table.foot == ""
+    facts = {name.text: (value.text, value.below) for name, value in shared.rows}
+    assert facts["test images with an exact copy in training"] == ("0", "")
+    assert facts["test images seen in pretraining, exactly or nearly"] == ("0", ALL_GENERATED)
+    assert facts["original size, width × height, px"] == ("128 × 128", "all of 256 sampled images")
+    _, shared = labeled_tables(facts_of(*data(other)))
+    assert "smallest 128 × 128, median 128 × 128, largest 300 × 200" in {value.text for _, value in shared.rows}
+
+
+def test_the_size_of_a_code_says_on_which_images_and_explains_only_what_is_there(tmp_path: Path) -> None:
+    probe = write_probe(tmp_path / "probe", probe_result(code=True))
+    for name, error in (("without", None), ("with", 0.25)):
+        run = write_pretraining(tmp_path / name, error=error)
+        said = Page(html(read_facts([run, probe]))).said
+        assert "On test images, by the probe" in said
+        assert "On images of pretraining" in said
+        assert ("Error: the relative error" in said) == (error is not None)
+
+
 def test_the_surest_errors_of_a_pair_come_first_and_it_is_said_how_sure_it_was(tmp_path: Path) -> None:
     found = probe_result({"encoder": 0.0})
     predictions = found[1]
@@ -234,6 +321,7 @@ def test_the_surest_errors_of_a_pair_come_first_and_it_is_said_how_sure_it_was(t
     said = Page(html(read_facts([write_probe(tmp_path / "p", found)]))).said
     assert "most confident errors, the most confident first" in said
     assert "mean confidence 65.0%, accuracy 0.0%; expected calibration error 65.0 points (" in said
+    assert "not calibrated: mean confidence" in said
     said = Page(html(read_facts([write_probe(tmp_path / "old", (found[0], old))]))).said
     assert "confidence" not in said[said.index("Errors") :]
 

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.results import Comparison
-from retouch.reporting.choices import chosen
+from retouch.reporting.card import card
+from retouch.reporting.choices import chosen, touched
 from retouch.reporting.compare import Contrast, gains, holm, rivals
 from retouch.reporting.facts import Facts, Neighbors, Settings
 from retouch.reporting.limits import limits
+from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
 from retouch.reporting.sentences import about, answered, half_width, interval, listed, points, question, signed, verdict
 from retouch.reporting.tables import choice_terms, probe_tables
@@ -211,20 +213,34 @@ def test_what_restoring_means_is_said_next_to_trivial_restorers_and_what_is_wron
     )
     assert said.endswith(" A fault was found: the network returns its input.")
     assert "mine: the network returns its input." in limits(facts)
+    assert card(facts).count("the network returns its input") == 1
     well = read_facts([write_pretraining(tmp_path / "well")])
     assert "No training fault was found" in restoration(well)[0]
     assert limits(well) == []
+
+
+def test_a_remark_of_the_training_is_said_once_and_is_no_fault(tmp_path: Path) -> None:
+    facts = read_facts([write_pretraining(tmp_path / "mine", wrong="it knows its pictures", kind="memorizing")])
+    [said] = restoration(facts)
+    assert "No training fault was found" in said
+    assert said.endswith(" Note: it knows its pictures.")
+    assert [text for text in limits(facts) if "it knows" in text] == []
+    assert html(facts).count("it knows its pictures") == 1
+    assert card(facts).count("it knows its pictures") == 1
 
 
 # ---- the test set, and limits
 
 
 def test_every_answer_to_the_test_set_is_counted() -> None:
-    [said] = [text for text in chosen(facts_of(probe_result(damage=["gray", "holes"]))) if "once each" in text]
+    [said] = [text for text in chosen(facts_of(probe_result(damage=["gray", "holes"]))) if "used once" in text]
     assert said == (
-        "6 classifiers (4 of baselines) used the 300 test images of folder:animals-test once each, and damaged copies "
-        "of them 2 times, without being fitted again; no choice was based on them."
+        "The 300 test images of folder:animals-test were used once by each of 6 classifiers, 4 of them only for "
+        "comparison, and damaged copies of them 2 times, by the same classifiers; no choice was based on them."
     )
+    generated = facts_of(probe_result(train="shapes:train:20"))
+    assert touched(generated)[0].startswith("The 300 generated test images (shapes:train:20-test) were used once by")
+    assert "on 300 generated test images (shapes:train:20-test);" in verdict(generated)[0]
     assert "5-fold cross-validation" in chosen(facts_of(probe_result()))[0]
 
 

@@ -86,7 +86,7 @@ def test_the_page_of_a_study_has_all_its_parts(study: Path) -> None:
     said = page.said
     assert "colorize was chosen from 5 contestants by cross-validated ridge regression on 100 labeled training" in said
     # five contestants, of which one is a baseline, and two networks again with 50 and 200 labels
-    assert "9 classifiers (3 of baselines) used the 300 test images of folder:tests once each" in said
+    assert "The 300 test images of folder:tests were used once by each of 9 classifiers, 3 of them only for" in said
     assert "animal: colorize, the winner of study" in said
     assert "animal: test images as colorize sees them" in said
     assert "300 test images: the interval of an accuracy extends up to 5.6 points to either side." in said
@@ -115,7 +115,9 @@ def test_a_study_and_a_probe_on_the_same_test_images_are_counted_together(study:
     same = result.model_copy(update={"data": result.data.model_copy(update={"test": "folder:tests"})})
     probe = write_probe(tmp_path / "probe", (same, predictions))
     [said] = touched(read_facts([study, probe]))
-    assert said.startswith("15 classifiers (7 of baselines) used the 300 test images of folder:tests once each")
+    assert said.startswith(
+        "The 300 test images of folder:tests were used once by each of 15 classifiers, 7 of them only"
+    )
 
 
 def test_a_folder_of_runs_may_hold_a_study(study: Path) -> None:
@@ -166,6 +168,18 @@ def test_the_table_fits_a_console(study: Path) -> None:
     assert "79.0 80.0" in said
     assert "(not shown)" in said
     assert EVIL.partition(" onerror")[0] in said  # names may be wrapped
+
+
+@pytest.mark.parametrize(("low", "explained"), [(0.001, True), (-0.001, False)])
+def test_the_table_explains_why_a_difference_above_zero_is_not_shown(study: Path, low: float, explained: bool) -> None:
+    report = read_facts([study]).studies[0].report
+    one = report.comparisons[0]
+    found = one.found.model_copy(update={"ci95": (low, 0.06)})
+    alone = (one.model_copy(update={"found": found, "adjusted_p": 0.2}),)
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(study_table(report.model_copy(update={"comparisons": alone})))
+    said = " ".join(console.export_text().split())
+    assert ("although the interval excludes zero" in said) == explained
 
 
 def test_lines_of_a_race_go_through_its_points_and_names_do_not_overlap() -> None:
