@@ -11,6 +11,7 @@ from common.files import write_json
 from common.runs.folder import Run, run_name
 from common.runs.made import made
 from common.runs.results import RESULTS
+from common.words import counted
 from pretrain.method import DECODER
 from pretrain.opening import Opened
 from pretrain.report.card import about
@@ -71,7 +72,7 @@ def report(opened: Opened, run: Run, training: Trained, ruler: Measured | None, 
         made=made(opened.inputs),
     )
     if results.atoms is not None:
-        log.info("%d atoms, %d unused", results.atoms, results.unused_atoms)
+        log.info("%s, %s unused", counted(results.atoms, "atom"), f"{results.unused_atoms:,}")
     log.debug("%s", results.code.text)
     for note in results.notes:
         log.warning("%s", note)

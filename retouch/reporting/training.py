@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from common.words import counted
 from pretrain.report.panels import panel_images
 from retouch.reporting.blocks import Block, Figure, Figures, Grid, Panel, Points, Prose
 from retouch.reporting.charts import Strip, curves_chart
 from retouch.reporting.damage import damage_of
 from retouch.reporting.facts import Curves, Facts, FineTuning, Pretraining
 from retouch.reporting.pictures import TILE, picture, read_picture
-from retouch.reporting.sentences import counted, listed, number
+from retouch.reporting.sentences import listed, number
 
 SOUND = "No training fault was found: the network does not copy, collapse, memorize or diverge."
 RULER = (
