@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from common.letters import Font, lettering
 from common.pixels import save_png, to_pil
 from common.runs.folder import Run
 from pretrain.gradient.example import Example
@@ -60,7 +61,8 @@ def in_rows(
     picture = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(picture)
     if title:
-        pen.text((EDGE, EDGE), title, fill=INK, font=ImageFont.load_default(22))
+        shown, font = lettering(title, 22)
+        pen.text((EDGE, EDGE), shown, fill=INK, font=font)
     for row, (label, images) in enumerate(rows.items()):
         top = EDGE + head + row * (tile + GAP)
         pen.text((EDGE, top + tile // 2), label, fill=FAINT, font=ImageFont.load_default(17), anchor="lm")
@@ -70,18 +72,19 @@ def in_rows(
     for column, texts in enumerate(captions):
         for line, text in enumerate(texts):
             place = (EDGE + LABEL + column * (tile + GAP), height - EDGE - (lines - line) * LINE + 3)
-            pen.text(place, _fitting(text, tile), fill=FAINT, font=ImageFont.load_default(SMALL))
+            shown, font = _fitting(text, tile)
+            pen.text(place, shown, fill=FAINT, font=font)
     return picture
 
 
-def _fitting(text: str, width: int) -> str:
-    """The end of a text: as much of it as fits into ``width`` pixels."""
-    font, shown = ImageFont.load_default(SMALL), "".join(one if one.isprintable() else "?" for one in text)
+def _fitting(text: str, width: int) -> tuple[str, Font]:
+    """The end of a text, as much of it as fits into ``width`` pixels, and its font."""
+    shown, font = lettering(text, SMALL)
     cut = shown
     while font.getlength(cut) > width:
         shown = shown[1:]
         cut = f"...{shown}"
-    return cut
+    return cut, font
 
 
 def panel_images(picture: Image.Image, side: int) -> dict[str, list[Image.Image]] | None:
