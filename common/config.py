@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -13,6 +12,17 @@ from pydantic.fields import FieldInfo
 
 from common.errors import UserError
 from common.files import ELSEWHERE, in_full, is_address
+from common.problems import (
+    LONGEST_SHOWN,
+    SECTION,
+    as_section,
+    brief,
+    empty_paths,
+    meant_key,
+    nearest,
+    plainly,
+    ungrouped,
+)
 from common.settings import (
     Tree,
     apply_overrides,
@@ -26,6 +36,7 @@ from common.settings import (
     takes_list,
     write_yaml,
 )
+from common.words import counted
 
 
 def _written_here(path: Path) -> Path:
@@ -37,7 +48,6 @@ def _written_here(path: Path) -> Path:
 HomePath = Annotated[Path, AfterValidator(in_full)]  # a setting in which `~` is the home folder
 OutPath = Annotated[HomePath, AfterValidator(_written_here)]  # one where files are written
 MANY = 1_000_000_000  # the upper bound of counts of images, steps and the like, which nothing else bounds
-LONGEST_SHOWN = 100  # characters of a wrong value in a message
 LISTS = ("tuple_type", "list_type", "too_short", "too_long")  # pydantic's error types for what a user calls a list
 
 
@@ -115,12 +125,14 @@ def read_settings(
 def validate(schema: type[C], values: Mapping[str, Any], origin: str = "the config") -> C:
     """Validate plain ``values``; one message reports every problem with its dotted key."""
     schema = schema.variant(values)
+    problems = list(empty_paths(schema, values))
     try:
-        return schema.model_validate(dict(values))
+        found = schema.model_validate(dict(values))
     except ValidationError as error:
-        problems = list(dict.fromkeys(_all_problems(schema, values, error)))
-        count = f"{len(problems)} error{'s' if len(problems) > 1 else ''}"
-        raise UserError(*problems, title=f"Found {count} in {origin}:") from None
+        problems += _all_problems(schema, values, error)
+    if problems := list(dict.fromkeys(problems)):
+        raise UserError(*problems, title=f"Found {counted(len(problems), 'error')} in {origin}:")
+    return found
 
 
 def _as_meant(value: Any, field: FieldInfo) -> Any:
@@ -146,7 +158,7 @@ def dump_config(config: Config) -> str:
 
 def _all_problems(schema: type[Config], values: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
     """Every problem as a plain line, also those that pydantic finds only once unknown keys are out of its way."""
-    items = _one_per_union(schema, error.errors(include_url=False))
+    items = _one_per_union(schema, [plainly(item) for item in error.errors(include_url=False)])
     inner = [item["loc"][:-1] for item in items]  # pydantic counts a list without its wrong items
     for item in items:
         if item["type"] == "too_short" and any(place[: len(item["loc"])] == item["loc"] for place in inner):
@@ -180,8 +192,7 @@ def _one_per_union(schema: type[Config], items: Sequence[Any]) -> list[Any]:
         inside = [item for item in members if len(item["loc"]) > len(field) + 1]
         found += [item | {"loc": (*field, *item["loc"][len(field) + 1 :])} for item in inside]
         if not inside:
-            messages = dict.fromkeys(str(item["msg"]).partition(", unable")[0] for item in members)
-            first, *others = messages
+            first, *others = dict.fromkeys(str(item["msg"]) for item in members)
             text = " or ".join([first, *(one.removeprefix("Input should be ") for one in others)])
             found.append(members[0] | {"loc": field, "msg": text})
     return found
@@ -222,7 +233,7 @@ def _problem(schema: type[Config], item: Any) -> str:
         for about in filter(None, (model.about_unknown(location[-1]) for model in models)):
             return f"{key}: {about}"
         known = [name for model in models for name in model.model_fields]
-        return f"{key}: unknown key{_elsewhere(schema, location) or _nearest(location[-1], known)}"
+        return f"{key}: unknown key{_elsewhere(schema, location) or meant_key(schema, path, known, given)}"
     if kind == "missing":
         fields = (model.model_fields.get(location[-1]) for model in models_in(_walk(schema, location[:-1])[1]))
         text = next((field.description for field in fields if field is not None and field.description), "")
@@ -233,22 +244,22 @@ def _problem(schema: type[Config], item: Any) -> str:
         if kind == "union_tag_not_found":
             return f"{where}: required, one of {', '.join(names)}"
         return (
-            f"{where}: unknown kind {context['tag']!r}{_nearest(str(context['tag']), names)}; one of {', '.join(names)}"
+            f"{where}: unknown kind {context['tag']!r}{nearest(str(context['tag']), names)}; one of {', '.join(names)}"
         )
+    if kind in SECTION and models_in(annotation) and not takes_list(annotation):
+        return as_section(key, annotation, given)
+    if kind == "string_too_short" and given == "":
+        return f"{key}: is empty"
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[0].lower() + message[1:] if message else message
     if kind in LISTS:
         message = message.replace("tuple", "list").replace(" after validation", "")
-    shown = "" if kind in ("value_error", "assertion_error") or isinstance(given, dict) else f", got {_brief(given)}"
+    shown = "" if kind in ("value_error", "assertion_error") or isinstance(given, dict) else f", got {brief(given)}"
+    shown += ungrouped(kind, given)
     listed = isinstance(given, str) and "," in given and len(given) <= LONGEST_SHOWN
     if listed and takes_list(annotation) and not models_in(annotation):
         shown += f"; a list is written [{given}]"
     return f"{key}: {message}{shown}" if key else f"{message}{shown}"
-
-
-def _brief(given: Any) -> str:
-    text = repr(given)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text):,} characters)"
 
 
 def _elsewhere(schema: type[Config], location: Sequence[str]) -> str:
@@ -259,11 +270,6 @@ def _elsewhere(schema: type[Config], location: Sequence[str]) -> str:
     if len(models) < 2 or not others:
         return ""
     return f" of kind {kind!r}; {' and '.join(others)} ha{'s' if len(others) == 1 else 've'} it"
-
-
-def _nearest(word: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _walk(schema: type[Config], location: Sequence[str]) -> tuple[list[str], Any]:

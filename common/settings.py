@@ -29,6 +29,21 @@ FLOAT = re.compile(
     r"|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
 )
 
+# settings whose values are often paths, which may hold spaces
+PATHS = (
+    "data",
+    "data.source",
+    "data.train",
+    "data.test",
+    "encoder",
+    "labels",
+    "labels.test",
+    "out",
+    "query",
+    "run",
+    "to",
+)
+
 NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)  # the last from a tag that does not fit, as in `!!float fast`
 
 # a scalar of the left type keeps it where a field expects one of the types on the right
@@ -142,17 +157,26 @@ def check_overrides(overrides: Sequence[str]) -> None:
     Raises:
         UserError: every one that is not; of an existing path, with the setting that may be meant.
     """
-    bad = [text for text in overrides if not all(text.partition("=")[0].split(".")) or "=" not in text]
+    before = ("", *overrides)
+    bad = [
+        (text, last)
+        for text, last in zip(overrides, before, strict=False)
+        if not all(text.partition("=")[0].split(".")) or "=" not in text
+    ]
     if bad:
-        raise UserError(*map(_not_a_setting, bad))
+        raise UserError(*(_not_a_setting(text, last) for text, last in bad))
 
 
-def _not_a_setting(text: str) -> str:
+def _not_a_setting(text: str, last: str) -> str:
+    """What is wrong with a word that is not ``key=value``; the ``last`` one may have been cut off by a space."""
     path = Path(text)
     if text and path.exists():
         key = "encoder" if run_stage(path) else "data"
         return f"{text!r} is a {'folder' if path.is_dir() else 'file'}; did you mean {key}={text}?"
-    return f"{text!r}: an override is written key=value"
+    whole = f"{last} {text}"
+    cut = text and "=" not in text and last.partition("=")[0] in PATHS
+    quoted = f"; a value with spaces is quoted, as in {whole!r}" if cut else ""
+    return f"{text!r}: an override is written key=value{quoted}"
 
 
 def models_in(annotation: Any) -> list[Any]:
@@ -358,6 +382,11 @@ def is_union(annotation: Any) -> bool:
         return is_union(arguments[0])
     members = [inner for inner in arguments if inner is not type(None)]
     return origin in (Union, types.UnionType) and len(members) > 1 and not models_in(annotation)
+
+
+def accepts(annotation: Any, kind: type) -> bool:
+    """Whether an annotation takes values of a type."""
+    return kind in _expected(annotation)
 
 
 def takes_list(annotation: Any) -> bool:

@@ -30,6 +30,7 @@ from common.pixels import to_float
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.results import Record
+from common.words import counted
 from finetune.config import EmbedConfig
 from finetune.features import Features, check_finite, layer_shapes
 from finetune.pooling import Space, concatenate, one_space, pool
@@ -110,7 +111,7 @@ def embed(config: EmbedConfig) -> EmbedResult:
             precision = resolve_precision(config.precision, here.device)
             _write(path, encoder.to(here.device), images, labels, space, config, precision)
             found = storage_report(path)
-            log.info("%s: %s rows of %d features", path, f"{found.rows:,}", found.width)
+            log.info("%s: %s of %s", path, counted(found.rows, "row"), counted(found.width, "feature"))
             log.info("%s", storage_text(found))
             run.tracker.summary(
                 {

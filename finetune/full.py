@@ -25,6 +25,7 @@ from common.runs.folder import Run, check_run_folder, numbered, open_run, say_ho
 from common.runs.logs import early_log
 from common.runs.made import ENCODER_INPUT, Made, made
 from common.runs.tracking import Tracker
+from common.words import counted
 from finetune.baselines import share_statistics
 from finetune.calibration import calibrated
 from finetune.card import write_cards
@@ -291,8 +292,8 @@ def _train(opened: Opened, run: Run) -> _Fit:
         classifier.freeze_first(config.frozen_groups)
     weights = class_weights(config.class_weights, fitted)
     model = Supervised(classifier, config.label_smoothing, config.augment, config.mixup, config.cutmix, weights)
-    counts = len(train_labels.names), len(fit), len(held)
-    log.info("%s: %d classes, %d training images, %d validation images", opened.task, *counts)
+    counts = counted(len(fit), "training image"), counted(len(held), "validation image")
+    log.info("%s: %s, %s, %s", opened.task, counted(len(train_labels.names), "class", "classes"), *counts)
 
     def evaluate(step: int) -> dict[str, float]:
         found = predict(classifier, validation, config, here)

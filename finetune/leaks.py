@@ -18,6 +18,7 @@ from common.data.duplicates import Pair, Prints, exact_rows, fingerprints, near_
 from common.encoders.provenance import Provenance
 from common.errors import UserError, one_line
 from common.files import as_utf8, replacing
+from common.words import counted
 from finetune.records import GENERATED, NearDuplicates, Repeat
 
 log = logging.getLogger("retouch")
@@ -138,7 +139,7 @@ def find_leaks(test: Images, train: Images, trained_on: Provenance | None, worke
     seen: dict[str, Found] = {}  # by the images of each training that the encoder came from
     unseen: list[str] = []
     for one in () if trained_on is None else trained_on.chain:
-        pool = _pool(one, test, workers)
+        pool = _pool(one, test, (train,), workers)
         if isinstance(pool, str):
             unseen.append(pool)
         elif pool.fingerprint == train.fingerprint and torch.equal(pool.kept, train.kept):  # an encoder of these images
@@ -158,7 +159,7 @@ def find_leaks(test: Images, train: Images, trained_on: Provenance | None, worke
 def without_leaks(train: Images, leaks: Leaks) -> Images:
     """The training images that repeat no test image."""
     rows = (~torch.isin(train.kept, leaks.training.others)).nonzero().squeeze(1)
-    log.info("%s training images that repeat test images are left out", f"{len(train) - len(rows):,}")
+    log.info("left out: %s that repeat test images", counted(len(train) - len(rows), "training image"))
     if not len(rows):
         raise UserError(
             f"{train.source.spec}: every training image repeats a test image, and data.leaks=drop leaves none; use "
@@ -215,7 +216,14 @@ def _together(found: Sequence[Found]) -> Found | None:
     )
 
 
-def _pool(trained_on: Provenance, test: Images, workers: int) -> Images | str:
+def _named_before(pool: Images, others: Sequence[Images]) -> dict[int, str]:
+    """Unreadable images of ``pool`` that were named as images of the others, which would be named again."""
+    known = {one.source.where(row): why for one in others for row, why in one.unreadable.items()}
+    found = ((int(row), pool.source.where(int(row))) for row in pool.kept if known)
+    return {row: known[where] for row, where in found if where in known}
+
+
+def _pool(trained_on: Provenance, test: Images, others: Sequence[Images], workers: int) -> Images | str:
     """The images of a training, at most 100,000 of them, or why they cannot be opened here."""
     spec = trained_on.source
     if not spec:
@@ -227,7 +235,9 @@ def _pool(trained_on: Provenance, test: Images, workers: int) -> Images | str:
         if source.endless:
             return GENERATED
         levels = trained_on.levels
-        return load_images(*(source, test.size), limit=POOL, workers=workers, cache="none", check=False, levels=levels)
+        pool = load_images(*(source, test.size), limit=POOL, workers=workers, cache="none", check=False, levels=levels)
+        pool.unreadable = _named_before(pool, (test, *others))
+        return pool
     except (UserError, OSError, TypeError) as error:
         return as_utf8(f"{spec}: {one_line(error)}")
 

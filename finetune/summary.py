@@ -27,6 +27,9 @@ from finetune.tracked import finetune_shown, probe_shown, send
 
 log = logging.getLogger("retouch")
 
+NEAR = 1.001  # strengths that differ by less are the same
+SHOWN = 0.05  # McNemar's p below which a difference is shown, if its interval excludes zero too
+
 
 def notes(config: ProbeConfig, report: ProbeReport) -> tuple[str, ...]:
     """What a reader of these numbers has to know."""
@@ -36,8 +39,8 @@ def notes(config: ProbeConfig, report: ProbeReport) -> tuple[str, ...]:
         found.append("this encoder and its untrained twin saw gray only; raw pixels keep their color")
     linear = [(result.task, result.linear.choice) for result in results]
     linear += [(many.task, many.linear.choice) for many in multilabel]
-    found += _at_end(linear, config.probe.strengths)
-    found += _at_end([(masks.task, masks.linear.choice) for masks in dense], strengths(config))
+    found += _at_end("probe.l2", linear, config.probe.strengths)
+    found += _at_end("probe.l2", [(masks.task, masks.linear.choice) for masks in dense], strengths(config))
     for result in results:
         for subject, measured in result.subjects.items():
             for key, one in measured.probes.items():
@@ -60,14 +63,46 @@ def notes(config: ProbeConfig, report: ProbeReport) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _at_end(choices: Sequence[tuple[str, ProbeChoice]], grid: Sequence[float]) -> list[str]:
-    """Of which tasks a wider grid of strengths may be better."""
+def _at_end(key: str, choices: Sequence[tuple[str, ProbeChoice]], grid: Sequence[float]) -> list[str]:
+    """Of which tasks a wider grid of strengths may be better, and the setting to type for it."""
     tasks = [task for task, choice in choices if choice.at_end_of_grid]
     if not tasks:
         return []
+    chosen = [float(choice.setting["l2"]) for _, choice in choices if choice.at_end_of_grid]
     return [
-        f"the chosen L2 strength is at an end of the grid for {', '.join(tasks)}: widen probe.l2, which now goes from "
-        f"{grid[0]:g} to {grid[-1]:g}"
+        f"the chosen L2 strength is at an end of the grid for {', '.join(tasks)}, which goes from {grid[0]:g} to "
+        f"{grid[-1]:g}; try a wider one: {key}=[{','.join(f'{value:.3g}' for value in wider(grid, chosen))}]"
+    ]
+
+
+def wider(grid: Sequence[float], chosen: Sequence[float]) -> list[float]:
+    """The same strengths, weakest first, and two decades more at each end that was chosen."""
+    below = min(chosen) <= grid[0] * NEAR
+    above = max(chosen) >= grid[-1] / NEAR
+    more = [10 ** (half / 2) for half in range(1, 5)]
+    return [
+        *(grid[0] / factor for factor in reversed(more) if below),
+        *grid,
+        *(grid[-1] * factor for factor in more if above),
+    ]
+
+
+def tuned_or_frozen(result: FinetuneResult) -> list[str]:
+    """Whether the linear probe of the frozen encoder would do as well or better, in a sentence; none if it is worse."""
+    found, probed = result.tuned.compared.get("linear_probe"), result.linear_probe
+    if found is None or probed is None:
+        return []
+    low, high = found.ci95
+    if low > 0 and found.p_value < SHOWN:
+        return []
+    if high < 0 and found.p_value < SHOWN:
+        return [
+            f"the linear probe of the frozen encoder is {-100 * found.difference:.1f} points better: use it, with "
+            "retouch probe linear and the same encoder and data"
+        ]
+    return [
+        "the trained network is not shown to be better or worse than the linear probe of the frozen encoder "
+        f"({100 * result.tuned.test.accuracy:.1f} against {100 * probed.test.accuracy:.1f})"
     ]
 
 
@@ -87,6 +122,7 @@ def finetune_notes(result: FinetuneResult) -> tuple[str, ...]:
             "be as good"
         )
     if (probed := result.linear_probe) is not None:
+        found += [f"{result.task}: {line}" for line in tuned_or_frozen(result)]
         found += [f"{result.task}: {line}" for line in unconverged("the linear probe", probed)]
         found += [f"{result.task}: {line}" for line in failed(result.checks)]
         if probed.choice.at_end_of_grid:

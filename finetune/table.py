@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.runs.spread import Spread
+from common.words import counted, true_minus
 from finetune.lines import SUBJECTS, Line, subject_name, task_names
 from finetune.results import ProbeResult, Score
 from finetune.spreads import MEASURES, Seeds
@@ -230,7 +231,7 @@ def percent(score: Score, apart: str = " ") -> str:
 
 def spread_text(spread: Spread) -> str:
     """``71.2 ± 0.4 (5 seeds)``: mean and standard deviation, in percent."""
-    return f"{_number(spread.mean)} ± {_number(spread.deviation)} ({len(spread.values)} seeds)"
+    return f"{_number(spread.mean)} ± {_number(spread.deviation)} ({counted(len(spread.values), 'seed')})"
 
 
 def point_text(point: LabelPoint, apart: str = " ") -> str:
@@ -257,7 +258,7 @@ def two_digits(value: int) -> int:
 
 def two_decimals(value: float | None) -> str:
     """``0.91``; empty if undefined. Adding zero turns -0.00 into 0.00."""
-    return "" if value is None else f"{round(value, 2) + 0.0:.2f}"
+    return "" if value is None else true_minus(f"{round(value, 2) + 0.0:.2f}")
 
 
 def _percent(accuracy: float, low: float, high: float, apart: str = " ") -> str:
@@ -274,7 +275,7 @@ def _gain(line: Line) -> str:
 def gain_text(gain: float, low: float, high: float, apart: str = " ") -> str:
     """``+2.4 [+0.5, +4.3]``, in points. Adding zero turns -0.0 into 0.0."""
     shown, least, most = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (gain, low, high))
-    return f"{shown}{apart}[{least}, {most}]"
+    return true_minus(f"{shown}{apart}[{least}, {most}]")
 
 
 def _number(share: float) -> str:

@@ -11,6 +11,7 @@ from common.files import write_json
 from common.runs.folder import Run, run_name
 from common.runs.made import made
 from common.runs.results import RESULTS
+from common.words import counted
 from pretrain.method import DECODER
 from pretrain.opening import Opened
 from pretrain.report.card import about
@@ -72,7 +73,7 @@ def report(opened: Opened, run: Run, training: Trained, ruler: Measured | None, 
     )
     if explained is not None:
         mirrored = " (half of them mirror images)" if explained.mirrored else ""
-        log.info("%s atoms%s, %s unused", f"{explained.number:,}", mirrored, f"{results.unused_atoms or 0:,}")
+        log.info("%s%s, %s unused", counted(explained.number, "atom"), mirrored, f"{results.unused_atoms or 0:,}")
     log.debug("%s", results.code.text)
     for note in results.notes:
         log.warning("%s", note)

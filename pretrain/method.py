@@ -138,6 +138,11 @@ class MethodLearner(Learner):
         return None
 
     @property
+    def spared(self) -> str:
+        """The images that have nothing to restore, as in "without color"; empty if all have."""
+        return ""
+
+    @property
     def restorers(self) -> tuple[Restorer, ...]:
         """The trivial restorers that it is compared with; empty if it restores nothing."""
         return ()

@@ -18,6 +18,7 @@ from common.errors import UserError, check_all
 from common.machine.distributed import World
 from common.runs.folder import Run, check_run_folder, with_group
 from common.runs.made import ENCODER_INPUT
+from common.words import counted
 from pretrain.config import PretrainConfig
 from pretrain.method import MethodLearner
 from pretrain.ruler.watch import Watched, open_watched
@@ -70,7 +71,7 @@ class Opened:
         spec = learner.images.source.spec
         log.info("%s unlabeled images%s from %s; %s", f"{len(learner.images):,}", held, spec, learner.description)
         if (count := len(learner.images)) < FEW:
-            log.warning("%d image%s to learn from: very few, expect little", count, "" if count == 1 else "s")
+            log.warning("%s to learn from: very few, expect little", counted(count, "image"))
         if self.began is not None:
             _describe_start(self.config, self.began, run)
 

@@ -115,6 +115,9 @@ def command_line() -> Parser:
     )
     lecture.set_defaults(run=_lecture)
     _add_commands_of_runs(commands)
+    for name, command in commands.choices.items():
+        examples = (line.strip() for line in EPILOG.splitlines())
+        command.example = next((line for line in examples if line.startswith(f"retouch {name} ")), "")
     return parser
 
 

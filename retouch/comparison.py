@@ -15,6 +15,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.runs.results import RESULTS, Record
 from common.runs.screen import print_line, screen
+from common.words import true_minus
 from finetune.lines import task_names
 from finetune.metrics import compare
 from finetune.predictions import PREDICTIONS, read_predictions
@@ -269,7 +270,7 @@ def _difference(one: Number) -> str:
     if one.paired is None or one.then == one.now:
         return ""
     low, high = one.paired.ci95
-    return f"{one.paired.difference:+.4g} [{low:.4g}, {high:.4g}]"
+    return true_minus(f"{one.paired.difference:+.4g} [{low:.4g}, {high:.4g}]")
 
 
 def sentences(found: Repetition) -> list[str]:

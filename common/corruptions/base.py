@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import AfterValidator, BeforeValidator
@@ -16,6 +16,7 @@ class Corruption(Config, ABC):
     """Corrupts images; each draws its own parameters from the global generator of their device."""
 
     kind: str
+    spared: ClassVar[str] = ""  # the images it cannot damage, as in "without color"; empty if it damages all
 
     @property
     def noise(self) -> float:

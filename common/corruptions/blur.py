@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from kornia.filters import gaussian_blur2d
@@ -16,6 +16,7 @@ class Blur(Corruption):
     """Convolution with a Gaussian whose standard deviation ``sigma``, in pixels, is drawn per image."""
 
     kind: Literal["blur"] = "blur"
+    spared: ClassVar[str] = "of one color"
     sigma: Annotated[Range, between(0.1, 50)] = (0.4, 2.0)
     """Standard deviation in pixels, drawn per image: one number, or [lowest, highest]."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ class Holes(Corruption):
     """A fixed share of the patches of a grid, drawn independently per image and filled with one color."""
 
     kind: Literal["holes"] = "holes"
+    spared: ClassVar[str] = "of one color"
     ratio: float = Field(0.5, gt=0, lt=1)
     """Share of the patches to hide."""
     size: int = Field(4, ge=1, le=512)

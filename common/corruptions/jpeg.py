@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class Jpeg(Corruption):
     """
 
     kind: Literal["jpeg"] = "jpeg"
+    spared: ClassVar[str] = "of one color"
     quality: Annotated[Range, between(1, 100)] = (5, 50)
     """Quality, 1 to 100, drawn per image: one number, or [lowest, highest]."""
 

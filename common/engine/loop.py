@@ -40,6 +40,7 @@ from common.errors import UserError
 from common.machine.cores import warn_of_busy_cores
 from common.machine.distributed import World
 from common.runs.folder import Run
+from common.words import counted
 
 log = logging.getLogger("retouch")
 
@@ -160,9 +161,9 @@ def _start_or_resume(learner: Learner, loader: Loader, run: Run, periodic: Seque
 
 def _announce(title: str, steps: int, config: LoopConfig, learner: Learner, world: World) -> None:
     rule = f", {learner.rule}" if learner.rule else ""
-    length = "1 step" if steps == 1 else f"{steps} steps"
+    length, images = counted(steps, "step"), counted(config.batch_size, "image")
     processes = f", {world.size} processes" if world.size > 1 else ""
-    log.info("%s: %s of %d images%s on %s%s", title, length, config.batch_size, rule, world.device, processes)
+    log.info("%s: %s of %s%s on %s%s", title, length, images, rule, world.device, processes)
     if world.device.type == "cpu":
         warn_of_busy_cores()
 

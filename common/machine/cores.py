@@ -12,6 +12,8 @@ import os
 import psutil
 import torch
 
+from common.words import counted
+
 log = logging.getLogger("retouch")
 
 ENOUGH = 0.75  # a core counts as free if other programs leave this share of it
@@ -66,5 +68,6 @@ def warn_of_workers(workers: int) -> None:
     cores = usable_cores()
     if workers > cores:
         log.warning(
-            "data.workers=%d, but this machine has %d cores: more workers will not decode faster", workers, cores
+            "data.workers=%d, but this machine has %s: more workers will not decode faster",
+            *(workers, counted(cores, "core")),
         )

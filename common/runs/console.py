@@ -141,9 +141,11 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         stage: the stage whose arguments it parses, if there is one.
+        example: a command that works, for one that lacks an argument.
     """
 
     stage: Stage | None = None
+    example: str = ""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = list(sys.argv[1:] if args is None else args)
@@ -178,6 +180,8 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(found[1].lower(), re.findall(r"[\w-]+", found[2]), n=1)
             meant = f"did you mean {near[0]}? " if near else ""
             message = f"no command {found[1]!r}; {meant}`{self.prog} --help` lists all"
+        elif message.startswith("the following arguments are required: ") and self.example:
+            message += f"; for example: {self.example}"
         elif message.startswith("unrecognized arguments: "):
             words = message.partition(": ")[2].split()
             all_settings = all("=" in word and not word.startswith("-") for word in words)

@@ -15,6 +15,7 @@ from common.data.multilabel import iterative_parts
 from common.data.split import first, with_counts
 from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
+from common.words import counted
 from finetune.data import Pair, Sources, load_pair, open_source, open_test
 from finetune.dense.cells import cell_counts
 from finetune.leaks import Leaks
@@ -206,7 +207,8 @@ def load_masked(
     )
     training, testing = found
     names, present = sources.classes.names, _present(training)
-    log.info("masks: %d classes, %s training and %s test images", len(names), f"{len(train):,}", f"{len(test):,}")
+    counts = counted(len(names), "class", "classes"), f"{len(train):,}", counted(len(test), "test image")
+    log.info("masks: %s, %s training and %s", *counts)
     log.info("%s", with_counts("training images that show ", names, present.sum(0).tolist()))
     return MaskedImages(training, testing, present, leaks, left_out)
 

@@ -12,6 +12,7 @@ from common.data.multilabel import iterative_parts, match_labels
 from common.data.split import first, with_counts
 from common.encoders.provenance import Provenance
 from common.errors import UserError, check_all
+from common.words import counted
 from finetune.data import Fold, LabeledData, Pair, Sources, load_pair, open_source, open_test, warn_of_twins
 from finetune.leaks import Leaks
 
@@ -113,8 +114,9 @@ def load_multilabel(
     found = labels, match_labels(labels, test.multi_labels(data.labels))
     counts = [part.values.sum(0).tolist() for part in found]
     log.info(
-        "%s: %d labels, %s training and %s test images, %s + %s of them without any",
-        *(labels.task, len(labels.names), f"{len(train):,}", f"{len(test):,}"),
+        "%s: %s, %s training and %s, %s + %s of them without any",
+        *(labels.task, counted(len(labels.names), "label")),
+        *(f"{len(train):,}", counted(len(test), "test image")),
         *(f"{int((~part.values.any(1)).sum()):,}" for part in found),
     )
     log.info("%s", with_counts(f"{labels.task}: ", labels.names, *counts))

@@ -28,6 +28,7 @@ from common.pixels import save_png
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.results import Record
+from common.words import counted
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.pooling import Space, one_space
 from finetune.search.config import NEIGHBORS, SHEET, SearchConfig
@@ -107,8 +108,9 @@ def search(config: SearchConfig) -> SearchResult:
                 found=found.said,
             )
             log.info(
-                "%d queries in %s images: %s, %s",
-                *(len(result.found), f"{result.images:,}", result.table, result.sheet),
+                "%s in %s: %s, %s",
+                *(counted(len(result.found), "query", "queries"), counted(result.images, "image")),
+                *(result.table, result.sheet),
             )
             run.tracker.image("neighbors", result.sheet, 0, "queries and their nearest images")
             return result

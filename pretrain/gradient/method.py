@@ -156,6 +156,10 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
         return self.objective.restore(images)
 
     @property
+    def spared(self) -> str:
+        return self.objective.pretext.spared
+
+    @property
     def restorers(self) -> tuple[Restorer, ...]:
         return self.objective.pretext.restorers(self.encoder)
 

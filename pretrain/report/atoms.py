@@ -6,9 +6,10 @@ import math
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from common.letters import lettering
 from common.pixels import save_png, to_pil
 from pretrain.report.panels import EDGE, FAINT, INK, PAPER
 
@@ -121,7 +122,8 @@ def _number(atoms: int) -> str:
 
 def _sheet(width: int, height: int, title: str, note: str) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
     """Paper for ``width`` x ``height`` pixels under a title with a fainter note; also returns the title's height."""
-    large, small = ImageFont.load_default(TITLE), ImageFont.load_default(SMALL)
+    title, large = lettering(title, TITLE)
+    note, small = lettering(note, SMALL)
     indent = round(large.getlength(title)) + 14 if title else 0
     across = max(width, indent + math.ceil(small.getlength(note)))
     picture = Image.new("RGB", (EDGE + across + EDGE, EDGE + HEAD + height + EDGE), PAPER)

@@ -6,6 +6,7 @@ from common.data import Images
 from common.encoders.provenance import Provenance
 from common.encoders.readme import About, Section
 from common.engine.loop import Trained
+from common.words import counted
 from pretrain.config import GradientPretraining, PretrainConfig
 from pretrain.ruler.measured import Measured
 
@@ -38,7 +39,7 @@ def about(
 
 
 def _data(config: PretrainConfig, images: Images) -> list[str]:
-    found = [f"{len(images):,} images of {config.data.source}, without labels."]
+    found = [f"{counted(len(images), 'image')} of {config.data.source}, without labels."]
     originals = images.originals
     if originals is not None and originals.unreadable:
         found.append(f"Unreadable images that were left out: {originals.unreadable:,}.")

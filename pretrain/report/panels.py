@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from common.letters import Font, lettering
 from common.pixels import save_png, to_pil
 from common.runs.folder import Run
 from pretrain.gradient.example import Example
@@ -66,7 +67,8 @@ def in_rows(
     picture = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(picture)
     if title:
-        pen.text((EDGE, EDGE), _fitting(title, width - 2 * EDGE, LARGE), fill=INK, font=ImageFont.load_default(LARGE))
+        shown, font = _fitting(title, width - 2 * EDGE, LARGE)
+        pen.text((EDGE, EDGE), shown, fill=INK, font=font)
     for row, (label, images) in enumerate(rows.items()):
         top = EDGE + head + row * (tile + GAP)
         pen.text((EDGE, top + tile // 2), label, fill=FAINT, font=ImageFont.load_default(17), anchor="lm")
@@ -77,18 +79,19 @@ def in_rows(
     for column, texts in enumerate(captions):
         for line, text in enumerate(texts):
             place = (EDGE + LABEL + column * (tile + GAP), height - EDGE - (lines - line) * LINE + 3)
-            pen.text(place, _fitting(text, tile, SMALL), fill=FAINT, font=ImageFont.load_default(SMALL))
+            shown, font = _fitting(text, tile, SMALL)
+            pen.text(place, shown, fill=FAINT, font=font)
     return picture
 
 
-def _fitting(text: str, width: int, size: int) -> str:
-    """The end of a text: as much of it as fits into ``width`` pixels, in letters of this size."""
-    font, shown = ImageFont.load_default(size), "".join(one if one.isprintable() else "?" for one in text)
+def _fitting(text: str, width: int, size: int) -> tuple[str, Font]:
+    """The end of a text in letters of this size, as much of it as fits into ``width`` pixels, and its font."""
+    shown, font = lettering(text, size)
     cut = shown
     while font.getlength(cut) > width:
         shown = shown[1:]
         cut = f"...{shown}"
-    return cut
+    return cut, font
 
 
 def panel_images(picture: Image.Image, side: int) -> dict[str, list[Image.Image]] | None:

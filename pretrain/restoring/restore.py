@@ -27,6 +27,7 @@ from common.pixels import save_png, to_pil, to_uint8
 from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.results import RESULTS
+from common.words import counted
 from pretrain.gradient.kept import decoder_folder
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import JOURNAL, PICTURES, SCORES, SHEET, RestoreConfig
@@ -35,7 +36,7 @@ from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_re
 from pretrain.restoring.results import RestoredPicture, RestoreResult, Scores
 from pretrain.restoring.scores import score
 from pretrain.restoring.sheets import Shown, middle, name_of, part_of, read_back, sheet
-from pretrain.ruler.restorers import Damaged
+from pretrain.ruler.restorers import INVISIBLE, Damaged
 
 log = logging.getLogger("retouch")
 
@@ -191,7 +192,7 @@ def _restore_all(
             restored = _whole(restorer, damaged)
         except NotFiniteError as error:
             raise UserError(f"{where}: {error}") from None
-        counted = damaged.hidden[0] > 0 if isinstance(restorer.pretext, Mask) else None
+        counts = damaged.hidden[0] > 0 if isinstance(restorer.pretext, Mask) else None
         clean = clean_picture(picture, config)
         given = restorer.seen(damaged.images)[0]
         found = RestoredPicture(
@@ -199,8 +200,8 @@ def _restore_all(
             file=as_utf8(name),
             width=restored.shape[2],
             height=restored.shape[1],
-            before=None if clean is None else score(given, clean, counted),
-            after=None if clean is None else score(restored, clean, counted),
+            before=None if clean is None else score(given, clean, counts),
+            after=None if clean is None else score(restored, clean, counts),
         )
         shown = to_pil(restored)
         if picture.profile is not None:
@@ -209,7 +210,7 @@ def _restore_all(
         journal.add(name, found)
         if time.monotonic() - logged > 5:
             logged = time.monotonic()
-            log.info("%s of %s pictures restored", f"{number - len(failed):,}", f"{len(pictures.rows):,}")
+            log.info("%s of %s restored", f"{number - len(failed):,}", counted(len(pictures.rows), "picture"))
     if len(failed) == len(pictures.rows):
         raise _none_restored(pictures, failed)
     if len(failed) > SAID:
@@ -258,7 +259,7 @@ class Journal:
             if (name := named.get(one.file)) is not None and (self.folder / name).is_file():
                 self.done[name] = one
         if self.done:
-            log.info("%s pictures were restored before", f"{len(self.done):,}")
+            log.info("restored before: %s", counted(len(self.done), "picture"))
         write_text(self.path, "".join(f"{line}\n" for line in (json.dumps(head), *map(_line, self.done.values()))))
 
     def __contains__(self, name: str) -> bool:
@@ -325,7 +326,8 @@ def _shown(
     place = middle(damaged.hidden[0, 0])
     clean = clean_picture(picture, config)
     rows = {} if clean is None else {"original": part_of(clean, place)}
-    rows["damaged" if rows else "given"] = restorer.seen(part_of(damaged.images[0], place)[None])[0]
+    gray = ",\nin gray" if restorer.card.view == "gray" else ""  # what the network sees of pictures that may have color
+    rows[f"{'damaged' if rows else 'given'}{gray}"] = restorer.seen(part_of(damaged.images[0], place)[None])[0]
     rows["restored"] = part_of(restored, place)
     before, after = found.before, found.after
     scores = [] if before is None or after is None else [f"PSNR {after.psnr:.1f} dB (before {before.psnr:.1f})"]
@@ -343,6 +345,8 @@ def _results(
     """Write ``pictures.csv`` and ``results.json``."""
     pictures = tuple(journal.done[name] for name in names if name in journal)
     measured = [one for one in pictures if one.after is not None]
+    lost = [one for one in measured if _lost(one, restorer, config)]
+    meant = lost or measured
     result = RestoreResult(
         out=run.folder,
         run=config.run,
@@ -355,8 +359,9 @@ def _results(
         restored=len(pictures),
         failed=failed,
         measured=len(measured),
-        before=_mean([one.before for one in measured]),
-        after=_mean([one.after for one in measured]),
+        nothing_to_restore=len(measured) - len(meant),
+        before=_mean([one.before for one in meant]),
+        after=_mean([one.after for one in meant]),
         pictures=pictures,
     )
     write_text(run.folder / SCORES, _table(pictures))
@@ -364,6 +369,15 @@ def _results(
     run.tracker.summary(result.model_dump(mode="json", include={"restored", "measured", "before", "after"}))
     log.info("%s", _sentence(result))
     return result
+
+
+def _lost(picture: RestoredPicture, restorer: PictureRestorer, config: RestoreConfig) -> bool:
+    """Whether there was anything to restore: the given picture differs from the clean one, as far as can be seen.
+
+    As for ``anything_lost``, weak noise is a damage too if it is what the run has learned.
+    """
+    can_spare = config.damage == "none" or bool(restorer.pretext.spared)
+    return not can_spare or picture.before is None or picture.before.psnr < INVISIBLE
 
 
 def _mean(scores: Sequence[Scores | None]) -> Scores | None:
@@ -397,8 +411,10 @@ def _table(pictures: Sequence[RestoredPicture]) -> str:
 def _sentence(result: RestoreResult) -> str:
     scale = "" if result.scale == 1 else f" at {result.scale:g} of their size"
     failed = f", {len(result.failed):,} cannot be read" if result.failed else ""
-    said = f"{result.restored:,} pictures restored{scale}{failed}: {result.folder}"
+    said = f"{counted(result.restored, 'picture')} restored{scale}{failed}: {result.folder}"
     if result.after is None or result.before is None:
         return said
     alike = "" if result.after.ssim is None else f", SSIM {result.after.ssim:.3f} (before {result.before.ssim:.3f})"
-    return f"{said}; PSNR {result.after.psnr:.1f} dB (before {result.before.psnr:.1f}){alike}"
+    intact = counted(result.nothing_to_restore, "picture")
+    left_out = f"; left out of these means: {intact} with nothing to restore" if result.nothing_to_restore else ""
+    return f"{said}; PSNR {result.after.psnr:.1f} dB (before {result.before.psnr:.1f}){alike}{left_out}"

@@ -49,7 +49,9 @@ class RestoreResult(Record):
         restored: how many pictures.
         failed: those that could not be read, and why.
         measured: how many pictures have a known clean version.
-        before, after: means over these; PSNR over those where anything was hidden, SSIM over those of 11 px or more.
+        nothing_to_restore: how many of these were not damaged, such as gray pictures if color is to be restored.
+        before, after: means over the others; PSNR over those where anything was hidden, SSIM over those of 11 px or
+            more.
         pictures: each of them; not in ``results.json``, but in ``pictures.csv``.
     """
 
@@ -66,6 +68,7 @@ class RestoreResult(Record):
     restored: int
     failed: dict[str, str]
     measured: int
+    nothing_to_restore: int = 0
     before: Scores | None
     after: Scores | None
     pictures: tuple[RestoredPicture, ...] = Field(default=(), exclude=True)
@@ -97,6 +100,18 @@ class StrangePicture(Record):
     rank_by_psnr: int
 
 
+class IntactPicture(Record):
+    """A picture that has nothing to restore, such as a gray one for a network that colors: it is not ranked.
+
+    Attributes:
+        psnr, trivial: as in ``StrangePicture``.
+    """
+
+    path: str
+    psnr: float
+    trivial: float
+
+
 class StrangeResult(Record):
     """The ranking of ``retouch strange``.
 
@@ -106,7 +121,11 @@ class StrangeResult(Record):
         image_size: side of the squares that were restored.
         draws: damaged copies of each; 1 where the damage is always the same.
         restorer: the best trivial restorer.
-        pictures: all, the strangest first; not in ``results.json``, but in ``strange.csv``.
+        ranked: how many pictures.
+        deviation: usual deviation of ``surprise``, in dB: the standard deviation without the few strange ones.
+        nothing_to_restore: those that are not ranked.
+        pictures, intact: those that are ranked, the strangest first, and those that are not; not in ``results.json``,
+            but in ``strange.csv``.
         top: the first of them.
         unreadable: those that could not be read.
     """
@@ -121,6 +140,9 @@ class StrangeResult(Record):
     draws: int
     restorer: str
     ranked: int
+    deviation: float = 0.0
+    nothing_to_restore: int = 0
     unreadable: int
     top: tuple[StrangePicture, ...]
     pictures: tuple[StrangePicture, ...] = Field(default=(), exclude=True)
+    intact: tuple[IntactPicture, ...] = Field(default=(), exclude=True)

@@ -3,7 +3,7 @@
 How well a picture is restored says first of all how hard it is: fine texture is lost in noise, whatever restores it. So
 every picture is also given to trivial restorers, which know nothing about what the network has learned. Most pictures
 lie along a line of the network's PSNR over theirs. A strange one lies far below: what helps with others does not help
-here.
+here. Pictures that have nothing to restore, such as gray ones for a network that colors, are not ranked.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ from common.pixels import save_png, to_float, to_uint8
 from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.results import RESULTS
+from common.words import counted, true_minus
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import SHEET, STRANGE, StrangeConfig
 from pretrain.restoring.restore import provenance
 from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer
-from pretrain.restoring.results import StrangePicture, StrangeResult
+from pretrain.restoring.results import IntactPicture, StrangePicture, StrangeResult
 from pretrain.restoring.sheets import Shown, heat, heat_key, name_of, sheet
-from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
+from pretrain.ruler.restorers import NORMAL_MEDIAN, Damaged, Restore, anything_lost, do_nothing, psnr
 
 log = logging.getLogger("retouch")
 
@@ -77,7 +78,7 @@ def strange(config: StrangeConfig) -> StrangeResult:
         with open_run(config, here, early) as run:
             restorer = restorer.to(here.device)
             judge = Judge(restorer, images, config)
-            copies = "one copy" if judge.draws == 1 else f"{judge.draws} copies"
+            copies = counted(judge.draws, "copy", "copies")
             log.info("%s of each picture; the best trivial restorer is %s", copies, judge.name)
             return _results(judge, images, _measure(judge, images, config), config, run)
 
@@ -96,7 +97,7 @@ class Tried(NamedTuple):
     seen: Tensor
     restored: Tensor
     psnr: Tensor  # [B], the network's
-    trivial: Tensor  # [B], that of doing nothing or of the trivial restorer
+    trivial: Tensor  # [B], that of the trivial restorer, or of doing nothing where that is one
     counted: Tensor  # [B 1 S S], where error counts
 
 
@@ -116,23 +117,31 @@ class Judge:
         images.unreadable |= sample.unreadable  # each gets one warning
         first, second = (self._damaged(some, draw) for draw in (0, 1))
         self.draws = 1 if all(map(torch.equal, first, second)) else config.draws
-        candidates = [
-            (one.name, restore)
-            for one in restorer.pretext.restorers(restorer.objective.encoder)
-            for restore in one.candidates(some)
-        ]
-        levels = [float(self._level(self._trivial(restore, first), some, first).mean()) for _, restore in candidates]
-        self.name, self._best = candidates[int(np.argmax(levels))]
+        named, levels = self._tried(some, some, first)
+        lost = self.lost(levels.amax(0))
+        if lost.any():  # pictures that any restorer restores choose none, and are not fitted to
+            named, levels = self._tried(some[lost], some, first)
+            levels = levels[:, lost]
+        self.name, best = named[int(levels.mean(1).argmax())]
+        self._restorers = tuple({best, *(restore for _, restore in named if restore is do_nothing)})
+
+    def lost(self, trivial: Tensor) -> Tensor:
+        """Whether there was anything to restore in copies with this PSNR of the trivial restorer, ``[B]``."""
+        return anything_lost(trivial, self.restorer.pretext.spared)
+
+    def _tried(self, fitted: Tensor, clean: Tensor, damaged: Damaged) -> tuple[list[tuple[str, Restore]], Tensor]:
+        """Trivial restorers fitted to some pictures, by name, and their PSNR on others, ``[K B]``."""
+        restorers = self.restorer.pretext.restorers(self.restorer.objective.encoder)
+        named = [(one.name, restore) for one in restorers for restore in one.candidates(fitted)]
+        levels = [self._level(self._trivial(restore, damaged), clean, damaged) for _, restore in named]
+        return named, torch.stack(levels)
 
     def copies(self, clean: Tensor) -> Iterator[Tried]:
         """Pictures ``[B 3 S S]`` in [0, 1] -> each of their damaged copies."""
         for draw in range(self.draws):
             damaged = self._damaged(clean, draw)
             restored = torch.cat(list(self.restorer.strips(damaged)), dim=2)
-            trivial = [
-                self._level(self._trivial(restore, damaged), clean, damaged)
-                for restore in dict.fromkeys((do_nothing, self._best))
-            ]
+            trivial = [self._level(self._trivial(restore, damaged), clean, damaged) for restore in self._restorers]
             yield Tried(
                 seen=to_float(self.restorer.seen(damaged.images)),
                 restored=restored,
@@ -162,11 +171,15 @@ class Judge:
 
 
 class Levels(NamedTuple):
-    """PSNR of pictures in dB, means over their copies, float64 ``[N]``; and their rows."""
+    """PSNR of pictures in dB, means over those of their copies in which anything was lost, float64 ``[N]``."""
 
     rows: NDArray[np.int64]
     psnr: NDArray[np.float64]
     trivial: NDArray[np.float64]
+    lost: NDArray[np.bool_]  # whether there are such copies; otherwise, the means are over all
+
+    def only(self, chosen: NDArray[np.bool_]) -> Levels:
+        return Levels(self.rows[chosen], self.psnr[chosen], self.trivial[chosen], self.lost[chosen])
 
 
 def _measure(judge: Judge, images: Images, config: StrangeConfig) -> Levels:
@@ -174,16 +187,23 @@ def _measure(judge: Judge, images: Images, config: StrangeConfig) -> Levels:
     done, logged = 0, time.monotonic()
     for batch in in_order(images, config.batch_size, config.data.workers):
         try:
-            copies = [(one.psnr, one.trivial) for one in judge.copies(to_float(batch.images))]
+            copies = [(one.psnr, one.trivial, judge.lost(one.trivial)) for one in judge.copies(to_float(batch.images))]
         except NotFiniteError as error:
             raise UserError(f"{as_utf8(images.where(int(batch.index[error.place])))}: {error}") from None
-        network, trivial = (torch.stack(level).mean(0).numpy() for level in zip(*copies, strict=True))
-        parts.append(Levels(batch.index.numpy(), network, trivial))
+        network, trivial, lost = map(torch.stack, zip(*copies, strict=True))  # [draws B] each
+        rows, psnrs, trivials = batch.index.numpy(), _means(network, lost), _means(trivial, lost)
+        parts.append(Levels(rows, psnrs, trivials, lost.any(0).numpy()))
         done += len(batch.index)
         if time.monotonic() - logged > 5:
             logged = time.monotonic()
-            log.info("%s of %s pictures looked at", f"{done:,}", f"{len(images):,}")
+            log.info("%s of %s looked at", f"{done:,}", counted(len(images), "picture"))
     return Levels(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _means(levels: Tensor, lost: Tensor) -> NDArray[np.float64]:
+    """PSNR ``[draws B]`` -> its mean over the copies in which anything was ``lost``, or over all, ``[B]``."""
+    weight = (lost | ~lost.any(0)).double()
+    return np.asarray(((levels * weight).sum(0) / weight.sum(0)).numpy())
 
 
 def expected_psnr(network: NDArray[np.float64], trivial: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -220,7 +240,22 @@ def ranked(paths: Sequence[str], network: NDArray[np.float64], trivial: NDArray[
 
 
 def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig, run: Run) -> StrangeResult:
-    """Write ``strange.csv``, ``results.json`` and the sheet."""
+    """Write ``strange.csv``, ``results.json`` and the sheet.
+
+    Raises:
+        UserError: no picture has anything to restore.
+    """
+    spared, kind = judge.restorer.pretext.spared, judge.restorer.pretext.kind
+    whole, levels = levels.only(~levels.lost), levels.only(levels.lost)
+    if not len(levels.rows):
+        raise UserError(
+            f"{images.source.spec}: there is nothing that {kind} could restore: all {len(whole.rows):,} pictures are "
+            f"{spared}; use other pictures, or a run of another pretext"
+        )
+    intact = [
+        IntactPicture(path=as_utf8(images.where(row)), psnr=round(psnr, 3), trivial=round(trivial, 3))
+        for row, psnr, trivial, _ in zip(*(part.tolist() for part in whole), strict=True)
+    ]
     paths = [as_utf8(images.where(row)) for row in levels.rows.tolist()]
     pictures = ranked(paths, levels.psnr, levels.trivial)
     top = pictures[: config.top]
@@ -229,16 +264,19 @@ def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig
         out=run.folder,
         run=config.run,
         decoder_sha256=judge.restorer.card.sha256,
-        pretext=judge.restorer.pretext.kind,
+        pretext=kind,
         image_size=images.size,
         draws=judge.draws,
         restorer=judge.name,
         ranked=len(pictures),
+        deviation=round(deviation([one.surprise for one in pictures]), 3),
+        nothing_to_restore=len(intact),
         unreadable=len(images.unreadable),
         top=tuple(top),
         pictures=tuple(pictures),
+        intact=tuple(intact),
     )
-    write_text(run.folder / STRANGE, _table(pictures))
+    write_text(run.folder / STRANGE, _table(pictures, intact))
     write_json(run.folder / RESULTS, result.model_dump(mode="json"))
     run.tracker.summary({"ranked": result.ranked, "surprise": top[0].surprise})
     first, behind = top[0], float(np.median(levels.trivial - levels.psnr))
@@ -248,25 +286,35 @@ def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig
             "little about them; train it for longer, or on pictures like these",
             *(judge.name, decibels(behind)),
         )
+    if intact:
+        log.info("%s %s: nothing to restore, not ranked", counted(len(intact), "picture"), spared)
     log.info(
-        "%s pictures ranked: %s; the strangest is %s, %s dB below equally hard ones",
-        *(f"{len(pictures):,}", run.folder / STRANGE, first.path, decibels(first.surprise)),
+        "%s ranked: %s; the strangest is %s, %s dB below equally hard ones (usual deviation: %s dB)",
+        *(counted(len(pictures), "picture"), run.folder / STRANGE, first.path, decibels(first.surprise)),
+        decibels(result.deviation),
     )
     _draw(judge, images, {row_of[one.path]: one for one in top}, run)
     return result
 
 
+def deviation(surprises: Sequence[float]) -> float:
+    """The standard deviation of most of them: from the median distance to the median, which few strange ones move."""
+    values = np.array(surprises)
+    return float(np.median(np.abs(values - np.median(values)))) / NORMAL_MEDIAN
+
+
 def decibels(level: float) -> str:
     """With one decimal; what rounds to zero has no sign."""
-    return f"{round(level, 1) + 0.0:.1f}"
+    return true_minus(f"{round(level, 1) + 0.0:.1f}")
 
 
-def _table(pictures: Sequence[StrangePicture]) -> str:
-    """CSV, the strangest picture first."""
+def _table(pictures: Sequence[StrangePicture], intact: Sequence[IntactPicture]) -> str:
+    """CSV, the strangest picture first; last, and without a rank, those that have nothing to restore."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(StrangePicture.model_fields)
     rows.writerows(list(one.model_dump().values()) for one in pictures)
+    rows.writerows([getattr(one, name, None) for name in StrangePicture.model_fields] for one in intact)
     return text.getvalue()
 
 
@@ -286,7 +334,7 @@ def _draw(judge: Judge, images: Images, top: Mapping[int, StrangePicture], run: 
         Shown(
             {
                 "original": pixels[place],
-                "damaged": to_uint8(first.seen[place]),
+                "damaged,\nin gray" if judge.restorer.card.view == "gray" else "damaged": to_uint8(first.seen[place]),
                 "restored": to_uint8(first.restored[place]),
                 "error": heat(errors[place], most),
             },

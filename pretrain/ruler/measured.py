@@ -14,6 +14,7 @@ class Measured(Config):
         step: step of training.
         images: number of images that everything but the losses is measured on.
         held_out: whether they are held out; else they are training images.
+        nothing_to_restore: how many of them PSNR is not measured on, such as gray images if color is to be restored.
         psnr: PSNR of the network, in dB: the mean over images.
         restorers: PSNR of trivial restorers, by name, on the same damaged images.
         training_loss, held_out_loss: losses of the averaged weights, on images that are not augmented.
@@ -24,6 +25,7 @@ class Measured(Config):
     step: int
     images: int
     held_out: bool
+    nothing_to_restore: int = 0
     psnr: float
     restorers: dict[str, float]
     training_loss: float
@@ -54,9 +56,13 @@ class Measured(Config):
         beaten = not self.restorers or self.psnr > max(self.restorers.values())
         return (
             f"step {self.step:,}: {standing(self.psnr, self.restorers)} on {count} "
-            f"{'held-out' if self.held_out else 'training'} images"
+            f"{'held-out' if self.held_out else 'training'} images{self._left_out}"
             f"{'' if beaten else '; a probe judges the features'}"
         )
+
+    @property
+    def _left_out(self) -> str:
+        return f" ({self.nothing_to_restore:,} have nothing to restore)" if self.nothing_to_restore else ""
 
     @property
     def sentence(self) -> str:
@@ -66,7 +72,7 @@ class Measured(Config):
         if self.held_out_loss is not None:
             losses = f"held-out loss {self.held_out_loss:.4g} (training {self.training_loss:.4g})"
         return (
-            f"step {self.step:,}: {standing(self.psnr, self.restorers)} on {self.images} {kind} images; {losses}; "
-            f"effective rank {self.health.effective_rank:.1f} of {self.health.features} (untrained "
-            f"{self.untrained.effective_rank:.1f})"
+            f"step {self.step:,}: {standing(self.psnr, self.restorers)} on {self.images} {kind} "
+            f"images{self._left_out}; {losses}; effective rank {self.health.effective_rank:.1f} of "
+            f"{self.health.features} (untrained {self.untrained.effective_rank:.1f})"
         )

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from common.corruptions import AnyCorruption
 
 LEAST_ERROR = 1e-10  # mean squared error below which images in [0, 1] are the same: 100 dB
+INVISIBLE = 48.0  # dB: an error of about one of 255 levels, below which pictures of 8 bits look and measure the same
 NORMAL_MEDIAN = 0.6745  # median magnitude of a standard normal number
 LIGHTNESS_BINS = 32
 COLOR_IMAGES = 256  # images on which the mean color of equal lightness is measured
@@ -59,6 +60,18 @@ def psnr(restored: Tensor, clean: Tensor, weight: Tensor | None = None) -> Tenso
     counted = weight.double().expand_as(wrong)
     mean = (wrong * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp_min(1)
     return -10 * mean.clamp_min(LEAST_ERROR).log10()
+
+
+def anything_lost(trivial: Tensor, spared: str) -> Tensor:
+    """Whether there was anything to restore in images that a trivial restorer restores with this PSNR in dB, ``[B]``.
+
+    A gray image has no color to restore, and the hidden pixels of a blank one are known. Such an image has up to 100 dB
+    without any network: it says nothing about one, and would dominate a mean.
+
+    Args:
+        spared: of the pretext; if it is empty, something is lost in every image.
+    """
+    return trivial < INVISIBLE if spared else torch.ones_like(trivial, dtype=torch.bool)
 
 
 # ---- for any damage

@@ -20,7 +20,7 @@ from pretrain.method import MethodLearner
 from pretrain.ruler.budget import affordable
 from pretrain.ruler.health import Health, health
 from pretrain.ruler.measured import Measured
-from pretrain.ruler.restorers import Damaged, Restore, do_nothing, psnr
+from pretrain.ruler.restorers import Damaged, Restore, anything_lost, do_nothing, psnr
 from pretrain.ruler.twin import STATISTICS, untrained
 from pretrain.ruler.verdicts import Kind, Losses, progress, verdicts
 from pretrain.sample import SAMPLE_IMAGES, sample, sampled
@@ -41,6 +41,7 @@ class _Fixed(NamedTuple):
     shown: int  # how many of them, from the first on, all restorers restore and the encoders see
     training: Tensor  # as many training images; none if the others are training images too
     groups: Tensor  # int64 [n]: held-out images with the same number are cut from one image
+    lost: Tensor  # bool [shown], whether there is anything to restore; all if there is in none
     restorers: dict[str, float]  # PSNR of trivial restorers
     untrained: Health
 
@@ -49,7 +50,7 @@ class _Tried(NamedTuple):
     """One pass of the network over images."""
 
     losses: Tensor  # float64 [n]
-    psnr: float  # mean over the first ones
+    levels: Tensor  # PSNR of the first ones, float64 [shown]
     changed: float | None  # how much the network changes them, relative to the damage; None if there is none
 
 
@@ -120,7 +121,8 @@ class Ruler:
             step=step,
             images=fixed.shown,
             held_out=held_out is not None,
-            psnr=tried.psnr,
+            nothing_to_restore=int((~fixed.lost).sum()),
+            psnr=round(float(tried.levels[fixed.lost].mean()), 3),
             restorers=fixed.restorers,
             training_loss=losses.training,
             held_out_loss=losses.held_out,
@@ -140,8 +142,8 @@ class Ruler:
                 moved += _apart(restored, idle, example.weight)
                 damage += _apart(example.clean, idle, example.weight)
             losses.append(loss.double())
-        level = float(torch.cat(levels).mean()) if levels else 0.0
-        return _Tried(torch.cat(losses), round(level, 3), moved / damage if damage else None)
+        shown_levels = torch.cat(levels) if levels else torch.zeros(0)
+        return _Tried(torch.cat(losses), shown_levels, moved / damage if damage else None)
 
     def _damaged(self, images: Tensor) -> Iterator[Example]:
         return self.learner.damaged(_chunks(images))
@@ -160,17 +162,22 @@ class Ruler:
         shown = _shown(images)
         order = _spread(len(images), shown)
         images, rows = images[order], measured.kept[sampled(measured, self.most)][order]
-        restorers = self._tuned(known)
+        restorers, lost = self._tuned(known), list[Tensor]()
         levels = {name: list[Tensor]() for name in restorers}
         for example in self._damaged(images[:shown]):
             for name, restore in restorers.items():
                 levels[name].append(psnr(self._restored(restore, example), example.clean, example.weight))
+            best = torch.stack([found[-1] for found in levels.values()]).amax(0)
+            lost.append(anything_lost(best, learner.spared))
+        some = torch.cat(lost)
+        some = some if some.any() else torch.ones_like(some)
         return _Fixed(
             images=to_uint8(images),
             shown=shown,
             training=to_uint8(known[even_rows(len(known), 0 if learner.held is None else len(images))]),
             groups=rows // measured.source.rows_per_image,
-            restorers={name: round(float(torch.cat(found).mean()), 3) for name, found in levels.items()},
+            lost=some,
+            restorers={name: round(float(torch.cat(found)[some].mean()), 3) for name, found in levels.items()},
             untrained=health(untrained(learner.encoder, known[even_rows(len(known), STATISTICS)]), images[:shown]),
         )
 

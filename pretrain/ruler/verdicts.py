@@ -73,7 +73,7 @@ class Losses(NamedTuple):
 
 
 def standing(psnr: float, restorers: Mapping[str, float]) -> str:
-    """How a network with this PSNR (dB) compares with trivial restorers, by name.
+    """How a network with this PSNR (dB) compares with trivial restorers, by name; the best of them is always named.
 
     ``better than non-local means (PSNR 27.1 against 25.9)``
     """
@@ -82,8 +82,7 @@ def standing(psnr: float, restorers: Mapping[str, float]) -> str:
     beaten = {name: value for name, value in restorers.items() if psnr > value + SAME}
     best = max(restorers, key=restorers.__getitem__)
     if not beaten:
-        worst = min(restorers, key=restorers.__getitem__)
-        return f"no better than {worst} (PSNR {psnr:.1f} against {restorers[worst]:.1f})"
+        return f"no better than {best} (PSNR {psnr:.1f} against {restorers[best]:.1f})"
     next_below = max(beaten, key=beaten.__getitem__)
     slightly = "slightly " if psnr < beaten[next_below] + SLIGHT else ""
     better = f"{slightly}better than {next_below} (PSNR {psnr:.1f} against {beaten[next_below]:.1f})"

@@ -22,6 +22,7 @@ from common.errors import UserError, check_all
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
 from common.pixels import to_pil
+from common.words import counted
 from finetune.embedding import principal_components
 from finetune.features import Extraction, extract, layer_shapes
 from finetune.pooling import build_spaces
@@ -109,7 +110,8 @@ def _named(images: Images, rows: Tensor) -> Tensor:
     odd = [row for row in rows.tolist() if not _is_utf8(images.where(row))]
     if odd:
         first = images.where(odd[0])
-        log.warning("left out: %d images whose names are not UTF-8, such as %r; rename them", len(odd), first)
+        count = counted(len(odd), "image")
+        log.warning("left out: %s whose names are not UTF-8, such as %r; rename them", count, first)
     return rows[~torch.isin(rows, torch.tensor(odd, dtype=torch.int64))]
 
 

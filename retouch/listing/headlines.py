@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from common.runs.results import RESULTS
+from common.words import counted
 
 DAMAGED = "results.json is damaged"
 
@@ -110,7 +111,7 @@ class Probe(Result):
                 (one.task, f"{100 * one.spread.mean:.1f} ± {100 * one.spread.deviation:.1f}%", one.spread.mean)
                 for one in ours
             ]
-            return _of_tasks(found, f" ({len(self.seeds.seeds)} seeds)")
+            return _of_tasks(found, f" ({counted(len(self.seeds.seeds), 'seed')})")
         tests = [(one.task, one.subjects["encoder"].probes["linear"].test) for one in self.results]
         tests += [(one.task, one.subjects["encoder"].test) for one in (*self.multilabel, *self.dense)]
         return _of_tasks([(task, test.text, test.value) for task, test in tests])
@@ -152,10 +153,10 @@ class PretrainSeeds(Result):
     @property
     def headline(self) -> Headline:
         """Mean and deviation of the network's PSNR."""
-        count, psnr = len(self.seeds), self.spreads.get("psnr/network")
+        count, psnr = counted(len(self.seeds), "seed"), self.spreads.get("psnr/network")
         if psnr is None:
-            return Headline(f"{count} seeds")
-        return Headline(f"PSNR {psnr.mean:.1f} ± {psnr.deviation:.1f} ({count} seeds)", psnr.mean)
+            return Headline(count)
+        return Headline(f"PSNR {psnr.mean:.1f} ± {psnr.deviation:.1f} ({count})", psnr.mean)
 
 
 class Study(Result):
@@ -233,11 +234,6 @@ KINDS: dict[str, Kind] = {
     "restore": Restore,
     "strange": Strange,
 }
-
-
-def counted(number: int, name: str) -> str:
-    """``1 image``, ``2,000 images``."""
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def read_headline(folder: Path, mark: str) -> Headline | None:

@@ -12,8 +12,8 @@ from common.files import GROUP, as_utf8
 from common.machine.memory import readable_size
 from common.runs.console import columns
 from common.runs.screen import screen
+from common.words import counted
 from retouch.listing.found import RunFacts
-from retouch.listing.headlines import counted
 
 
 def runs_text(runs: Sequence[RunFacts]) -> str:

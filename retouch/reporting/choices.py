@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from common.words import counted
 from retouch.reporting.facts import Facts
-from retouch.reporting.sentences import counted, distinct, listed, test_images
+from retouch.reporting.sentences import distinct, listed, test_images
 from retouch.studies.results import StudyReport
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from statistics import stdev
 
+from common.words import counted
 from finetune.records import GENERATED as GENERATED_IMAGES
 from finetune.records import DataFacts
 from finetune.results import Score
@@ -13,7 +14,6 @@ from retouch.reporting.facts import Facts
 from retouch.reporting.sentences import (
     NAMED,
     chance,
-    counted,
     distinct,
     half_width,
     listed,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from common.files import as_utf8
+from common.words import counted
 from finetune.calibration import UNFITTED
 from finetune.metrics import Bin, reliability
 from finetune.predictions import Predictions
@@ -67,7 +68,6 @@ from retouch.reporting.sentences import (
     LEGEND,
     RULE,
     chains,
-    counted,
     distinct,
     labels_rules,
     number,

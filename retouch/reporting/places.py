@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from common.words import counted
 from retouch.reporting.facts import Entry, Winner
-from retouch.reporting.sentences import counted, number
+from retouch.reporting.sentences import number
 
 MOST_POINTS = 1000  # on the map: t-SNE takes about five seconds for them
 FEWEST = 20  # images: with fewer, there are no map and no neighbors

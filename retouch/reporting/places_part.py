@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.words import counted
 from finetune.records import DataFacts
 from retouch.reporting.blocks import Block, Nearby, Neighbor, Neighbors, Places, Points, Prose
 from retouch.reporting.facts import Entry, Facts, Winner
@@ -23,7 +24,6 @@ from retouch.reporting.places import (
     neighbors,
     placed,
 )
-from retouch.reporting.sentences import counted
 
 MOST_THUMBNAILS, GAP = 80, 0.05  # on a map, and how far apart, as a share of its side
 SIDE = 40  # of the picture of a neighbor, in pixels

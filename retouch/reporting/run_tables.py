@@ -221,7 +221,7 @@ def code_table(facts: Facts) -> Table | None:
     abstract = {(entry.encoder, entry.task): entry.result.linear.test.accuracy for entry in facts.entries}
     rows = []
     for name, code in codes.items():
-        invariant = [Cell(two_decimals(code.invariance.get(change)).replace("-", "−")) for change in changes]
+        invariant = [Cell(two_decimals(code.invariance.get(change))) for change in changes]
         tasks = [Cell(number(abstract[name, task]) if (name, task) in abstract else "") for task in facts.tasks]
         compact = (Cell(f"{code.size:,}"), Cell(f"{code.nonzeros:,.0f}"), Cell(f"{code.bytes:,.0f}"))
         rows.append((Cell(name), *compact, *invariant, *tasks))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from common.files import as_utf8
+from common.words import counted, true_minus
 from finetune.metrics import wilson_interval
 from finetune.results import Comparison, Score
 from finetune.spreads import MEASURES
@@ -52,12 +53,12 @@ def number(share: float) -> str:
 
 def signed(share: float) -> str:
     """A difference in points, ``+2.4``, with a true minus."""
-    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")
+    return true_minus(f"{round(100 * share, 1) + 0.0:+.1f}")
 
 
 def interval(low: float, high: float) -> str:
     """``[70.2, 72.2]``, in percent."""
-    return f"[{number(low)}, {number(high)}]".replace("-", "−").replace(" ", NARROW)
+    return true_minus(f"[{number(low)}, {number(high)}]").replace(" ", NARROW)
 
 
 def points(found: Comparison | LabelComparison) -> str:
@@ -74,11 +75,6 @@ def p_text(p: float) -> str:
 def listed(names: Sequence[str], joint: str = "and") -> str:
     """``a, b and c``."""
     return f" {joint} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def layer_text(layer: str) -> str:

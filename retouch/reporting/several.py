@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from common.words import counted
 from finetune.lines import baseline_name, titles_by_view
 from finetune.spreads import MEASURES, Measure
 from finetune.structured_results import Several, SeveralProbed, SeveralScore
 from retouch.reporting.blocks import Block, Cell, Column, Prose, Table
 from retouch.reporting.compare import PIXELS, UNTRAINED, several_gains
 from retouch.reporting.facts import Facts, SeveralEntry
-from retouch.reporting.sentences import counted, distinct, interval, layer_text, listed, number, signed
+from retouch.reporting.sentences import distinct, interval, layer_text, listed, number, signed
 
 OPEN_ROWS = 12  # of a table of labels or classes: more are folded
 OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels"}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.words import counted
 from finetune.results import Comparison
 from finetune.table import worth_lines
 from retouch.reporting.blocks import Block, Cell, Column, Figure, Figures, Points, Prose, Table
 from retouch.reporting.charts import Racer, labels_chart, race_chart
 from retouch.reporting.compare import LEVEL, holm
 from retouch.reporting.facts import Facts, Studied
-from retouch.reporting.sentences import counted, interval, labels_rules, number, signed
+from retouch.reporting.sentences import interval, labels_rules, number, signed
 from retouch.reporting.tables import EMPTY, accuracy, gain
 from retouch.studies.plan import ProbeKind
 from retouch.studies.results import Contender, StudyReport

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from common.words import counted
 from finetune.lines import baseline_name, titles_by_view
 from finetune.records import Choice, ProbeChoice
 from finetune.results import Comparison, Outcome, Score
@@ -14,7 +15,7 @@ from retouch.reporting.blocks import Cell, Column, Table
 from retouch.reporting.charts import interval_mark, span_of
 from retouch.reporting.compare import PIXELS, UNTRAINED, Contrast, gains, tuned_gains
 from retouch.reporting.facts import Entry, Facts, FineTuning
-from retouch.reporting.sentences import chance, counted, distinct, interval, layer_text, number, signed, uneven
+from retouch.reporting.sentences import chance, distinct, interval, layer_text, number, signed, uneven
 
 EMPTY = Cell("")
 OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels", "from_scratch": "from scratch", "linear_probe": "linear probe"}

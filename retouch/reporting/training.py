@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.words import counted
 from pretrain.report.panels import panel_images
 from pretrain.ruler.measured import Measured
 from retouch.reporting.blocks import Block, Figure, Figures, Grid, Panel, Points, Prose
@@ -9,7 +10,7 @@ from retouch.reporting.charts import Strip, curves_chart
 from retouch.reporting.damage import damage_of
 from retouch.reporting.facts import Curves, Facts, FineTuning, Pretraining
 from retouch.reporting.pictures import TILE, picture, read_picture
-from retouch.reporting.sentences import counted, listed, number
+from retouch.reporting.sentences import listed, number
 
 SOUND = "No training fault was found: the network does not copy its input or collapse, and training does not diverge."
 RULER = (

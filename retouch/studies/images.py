@@ -14,6 +14,7 @@ from common.data import Images, Labels, Source, build_source, load_images, strat
 from common.data.duplicates import Prints, exact_rows, fingerprints, near_pairs
 from common.data.rows import even_rows
 from common.errors import UserError, check_all
+from common.words import counted
 from finetune.data import LabeledImages, Sources, check_enough, load_labeled, open_sources
 from retouch.studies.config import StudyConfig
 
@@ -141,7 +142,8 @@ def load(config: StudyConfig, opened: Opened, size: int) -> tuple[Images, list[L
     if repeated == len(pool):
         raise UserError("data: every image repeats a test image, so none is left to learn from; add other images")
     if repeated:
-        log.info("left out of pretraining: %d images of %s that repeat test images", repeated, pool.source.spec)
+        repeats = counted(repeated, "image")
+        log.info("left out of pretraining: %s of %s that repeat test images", repeats, pool.source.spec)
         pool = pool.only((~seen).nonzero().squeeze(1))
     return pool, labeled, repeated
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from pydantic import Field
 
 from common.config import Config, load_config, validate
 from common.errors import UserError
@@ -21,7 +23,7 @@ MISTAKES = [
     pytest.param({"steps": 0}, "steps: input should be greater than 0, got 0", id="range"),
     pytest.param(
         {"steps": "many"},
-        "steps: input should be a valid integer, unable to parse string as an integer, got 'many'",
+        "steps: input should be a whole number, got 'many'",
         id="type",
     ),
     pytest.param(
@@ -35,17 +37,17 @@ MISTAKES = [
     pytest.param({"steps": 1, "several": [{}]}, "several.0.kind: required, one of noise, holes", id="no-kind"),
     pytest.param(
         {"steps": True},
-        "steps: input should be a valid integer, unable to parse string as an integer, got 'true'",
+        "steps: input should be a whole number, got 'true'",
         id="true-is-no-number",
     ),
     pytest.param(
         {"steps": 1, "base_lr": False},
-        "base_lr: input should be a valid number, unable to parse string as a number, got 'false'",
+        "base_lr: input should be a number, got 'false'",
         id="false-is-no-number",
     ),
     pytest.param(
         {"steps": 1, "sizes": [4, True]},
-        "sizes.1: input should be a valid integer, unable to parse string as an integer, got 'true'",
+        "sizes.1: input should be a whole number, got 'true'",
         id="true-in-a-list",
     ),
     pytest.param({"steps": 1, "sizes": [0]}, "sizes.0: input should be greater than 0, got 0", id="only-item"),
@@ -53,8 +55,7 @@ MISTAKES = [
     pytest.param({"steps": 1, "sizes": 0}, "sizes.0: input should be greater than 0, got 0", id="item-alone"),
     pytest.param(
         {"steps": 1, "sizes": "4,8"},
-        "sizes.0: input should be a valid integer, unable to parse string as an integer, got '4,8'; a list is written "
-        "[4,8]",
+        "sizes.0: input should be a whole number, got '4,8'; a list is written [4,8]",
         id="list-without-brackets",
     ),
     pytest.param(
@@ -64,7 +65,7 @@ MISTAKES = [
     ),
     pytest.param(
         {"steps": "4,8"},
-        "steps: input should be a valid integer, unable to parse string as an integer, got '4,8'",
+        "steps: input should be a whole number, got '4,8'",
         id="no-list-is-expected",
     ),
     pytest.param({"steps": 1, "betas": 0.9}, "betas: input should be a valid list, got 0.9", id="no-list"),
@@ -95,6 +96,66 @@ def test_a_mistake_is_reported_in_one_plain_line(values: dict[str, object], line
     with pytest.raises(UserError) as caught:
         validate(Example, values, "c.yaml")
     assert str(caught.value) == f"Found 1 error in c.yaml:\n  {line}"
+
+
+class Images(Config):
+    source: str = Field("", min_length=1)
+    image_size: int = 32
+
+
+class Tracking(Config):
+    project: str = "retouch"
+    mode: Literal["online", "disabled"] = "online"
+
+
+class Nested(Config):
+    """Keys of two levels, as a stage has them."""
+
+    image: int = 0
+    batch_size: int = 16
+    base_lr: float = 0.1
+    epochs: int = 1
+    out: Path = Path("runs")
+    data: Images = Images(source="x")
+    wandb: Tracking = Tracking()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["image_size=64"], "image_size: unknown key; did you mean 'data.image_size'?"),
+        (["size=64"], "size: unknown key; did you mean 'data.image_size'?"),
+        (["dataset.image_size=64"], "dataset: unknown key; did you mean 'data.image_size'?"),
+        (["data.batch_size=2"], "data.batch_size: unknown key; did you mean 'batch_size'?"),
+        (["lr=1"], "lr: unknown key; did you mean 'base_lr'?"),
+        (["bs=1"], "bs: unknown key; did you mean 'batch_size'?"),
+        (["epoch=1"], "epoch: unknown key; did you mean 'epochs'?"),
+        (["imagesize=64"], "imagesize: unknown key; did you mean 'data.image_size'?"),
+        (["data.soruce=a"], "data.soruce: unknown key; did you mean 'source'?"),
+        (["device=cpu"], "device: unknown key; a GPU is used if there is one (CUDA_VISIBLE_DEVICES= before the command "
+         "hides it)"),
+        (["zebra=1"], "zebra: unknown key"),
+        (["wandb=disabled"], "wandb: has settings of its own; write wandb.mode=disabled"),
+        (["wandb=off"], "wandb: has settings of its own; write wandb.mode=disabled"),
+        (["wandb=5"], "wandb: has settings of its own, such as wandb.project, wandb.mode; got 5"),
+        (["batch_size=1,000"], "batch_size: input should be a whole number, got '1,000'; write 1000"),
+        (["base_lr=1,000.5"], "base_lr: input should be a number, got '1,000.5'; write 1000.5"),
+        (["out="], "out: is empty"),
+        (["data.source="], "data.source: is empty"),
+    ],
+)  # fmt: skip
+def test_what_to_type_instead_is_named_whatever_its_level(overrides: list[str], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(Nested, {}, overrides)
+    assert caught.value.problems == (line,)
+
+
+def test_a_value_that_a_space_has_cut_off_is_quoted(config_file: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(Example, config_file, ["data=my/messy", "slides"])
+    assert caught.value.problems == (
+        "'slides': an override is written key=value; a value with spaces is quoted, as in 'data=my/messy slides'",
+    )
 
 
 def test_every_mistake_is_reported_at_once() -> None:
@@ -222,7 +283,7 @@ def test_a_missing_setting_is_explained() -> None:
 
 
 def test_a_text_for_a_block_that_has_no_such_key_is_an_error() -> None:
-    with pytest.raises(UserError, match="steps: input should be a valid integer"):
+    with pytest.raises(UserError, match="steps: input should be a whole number"):
         load_config(Example, {"steps": "a"})
-    with pytest.raises(UserError, match="data: input should be a valid dictionary or instance of Data"):
+    with pytest.raises(UserError, match="data: has settings of its own"):
         load_config(Example, {"steps": 1, "data": "a"})

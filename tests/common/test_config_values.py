@@ -135,7 +135,7 @@ def test_integers_of_another_base_are_refused_in_a_command_a_file_and_python(tex
     path = tmp_path / "config.yaml"
     path.write_text(f"number: {text}\n")
     for source, overrides in (({}, [f"number={text}"]), (path, []), ({"number": text}, [])):
-        with pytest.raises(UserError, match="number: input should be a valid integer"):
+        with pytest.raises(UserError, match="number: input should be a whole number"):
             load_config(Types, source, overrides)
 
 

@@ -200,6 +200,18 @@ def test_images_that_all_look_alike_are_not_mistaken_for_images_that_do_not_repe
     assert len(said) == 2
 
 
+def test_an_unreadable_file_of_training_and_of_pretraining_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "train", range(40))
+    write(tmp_path / "test", range(40, 60))
+    (tmp_path / "train" / "c0" / "broken.png").write_bytes(b"nothing")
+    encoder = encoder_of(tmp_path, str(tmp_path / "train" / "c0"))  # other images than those of the probe
+    with caplog.at_level("WARNING", logger="retouch"):
+        probed(tmp_path / "out", encoder, tmp_path)
+    assert caplog.text.count("broken.png") == 1
+
+
 def test_of_some_of_the_images_only_their_own_leaks_are_counted(data: Path) -> None:
     settings = LabeledData(train=str(data / "train"), test=str(data / "test"), workers=0)
     trained_on = Provenance(source=str(data / "pool"))

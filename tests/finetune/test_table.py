@@ -188,7 +188,7 @@ def test_properties_fit_100_columns_and_shared_values_appear_once() -> None:
     assert max(map(len, text.splitlines())) <= 100
     for once in ("denoise", "mask", "shape 71.2", "color 50.0", "texture 40.0", "brightness", "non-zero"):
         assert text.count(once) == 1
-    for twice in ("12 of 2,048", "98", "0.91", "-1.23", "1.00"):  # once per encoder
+    for twice in ("12 of 2,048", "98", "0.91", "−1.23", "1.00"):  # once per encoder
         assert text.count(twice) == 2
     assert "-0.00" not in text
     without = probe_result("shape", 0.7).model_copy(update={"code": None})

@@ -101,7 +101,7 @@ def test_frozen_parts_get_no_gradient_and_stay_in_eval_mode(name: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"freeze": "stom"}, "freeze: input should be 'stem' or a valid integer, got 'stom'"),
+        ({"freeze": "stom"}, "freeze: input should be 'stem' or a whole number, got 'stom'"),
         ({"freeze": 0}, "freeze: input should be 'stem' or greater than 0, got 0"),
         (
             {"class_weights": "ballanced"},

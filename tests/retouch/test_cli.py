@@ -333,8 +333,8 @@ def test_settings_may_have_dashes_as_the_agent_of_a_sweep_writes_them(
     assert as_module([*command, str(tmp_path / "a.yaml"), *settings], monkeypatch) == 2
     errors = capsys.readouterr().err
     assert "Found 2 errors" in errors
-    assert "steps: input should be a valid integer" in errors
-    assert "data.limit: input should be a valid integer" in errors
+    assert "steps: input should be a whole number" in errors
+    assert "data.limit: input should be a whole number" in errors
 
 
 @pytest.mark.parametrize("arguments", [["pretrain", "a.yaml", "--steps", "2"], ["probe", "a.yaml", "--resume"]])
@@ -357,3 +357,11 @@ def test_a_flag_that_is_cut_short_is_refused(capsys: pytest.CaptureFixture[str])
         main(["predict", "runs/mine", "data=x", "--to", "5"])
     assert ended.value.code == 2
     assert "--to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["label", "export", "repeat", "report"])
+def test_a_command_without_its_arguments_shows_one_that_works(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command])
+    assert stopped.value.code == 2
+    assert f"for example: retouch {command} " in capsys.readouterr().err

@@ -40,6 +40,14 @@ class Pretext(Config, ABC):
         return False
 
     @property
+    def spared(self) -> str:
+        """The images in which nothing is lost, as in "without color"; empty if its damage takes something from all.
+
+        Only with such a word do ``anything_lost`` and what uses it leave images out.
+        """
+        return ""
+
+    @property
     def noise(self) -> float:
         """Largest standard deviation of the noise that its damage adds; infinite where it has no limit."""
         return 0.0

@@ -61,6 +61,10 @@ class Colorize(Pretext):
     def needs_color(self) -> bool:
         return True
 
+    @property
+    def spared(self) -> str:
+        return "without color"
+
     def check(self, encoder: Encoder) -> list[str]:
         if encoder.image_size % self.stride:
             return [f"pretext.stride is {self.stride}, which does not divide the image size {encoder.image_size}"]

@@ -24,6 +24,10 @@ class Denoise(Restore):
         return isinstance(self.corruption, Gray)
 
     @property
+    def spared(self) -> str:
+        return self.corruption.spared
+
+    @property
     def noise(self) -> float:
         return self.corruption.noise
 

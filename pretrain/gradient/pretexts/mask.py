@@ -45,6 +45,10 @@ class Mask(Pretext):
     def mask_channel(self) -> MaskChannel:
         return "maps"
 
+    @property
+    def spared(self) -> str:
+        return "of one color"
+
     def drops_tokens(self, encoder: Encoder) -> bool:
         return isinstance(encoder, TokenEncoder)
 

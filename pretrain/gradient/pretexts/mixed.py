@@ -42,6 +42,10 @@ class Mixed(Restore):
         return all(isinstance(member, Gray) for member in self.members)
 
     @property
+    def spared(self) -> str:
+        return " or ".join(dict.fromkeys(member.spared for member in self.members if member.spared))
+
+    @property
     def noise(self) -> float:
         return max(member.noise for member in self.members)
 

@@ -134,7 +134,13 @@ def test_several_seeds_have_a_mean(here: Path, tmp_path: Path) -> None:
 
 def test_the_end_of_the_grid_is_noted(report: ProbeReport, here: Path) -> None:
     [result] = report.dense
-    mine = result.linear.model_copy(update={"choice": result.linear.choice.model_copy(update={"at_end_of_grid": True})})
+    changed = {"at_end_of_grid": True, "setting": {**result.linear.choice.setting, "l2": 1.0}}
+    mine = result.linear.model_copy(update={"choice": result.linear.choice.model_copy(update=changed)})
     at_end = result.model_copy(update={"subjects": {**result.subjects, "encoder": mine}})
     said = notes(config_of(here, here / "none", probe={}), ProbeReport(results=(), dense=(at_end,)))
-    assert f"at an end of the grid for {result.task}: widen probe.l2, which now goes from 0.0001 to 1" in said[-1]
+    assert (
+        f"at an end of the grid for {result.task}, which goes from 0.0001 to 1; try a wider one: probe.l2=[0.0001,"
+        in said[-1]
+    )
+    assert said[-1].endswith(",1,3.16,10,31.6,100]")
+    assert "a wider one: probe.l2=[0.0001," in said[-1]

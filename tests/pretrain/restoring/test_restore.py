@@ -139,6 +139,30 @@ def test_clean_versions_are_measured_with(run_of: RunOf, pictures: Path, tmp_pat
     assert found.before.psnr == 100  # nothing was damaged
 
 
+def test_means_leave_out_pictures_in_which_nothing_is_lost(run_of: RunOf, pictures: Path, tmp_path: Path) -> None:
+    """A gray picture has no color to lose: as given it has 100 dB, which no network can keep."""
+    without = restore(run_of("colorize"), pictures, tmp_path / "without", "damage=recipe")
+    save(pixels(pictures / "a.png")[:1], pictures / "gray.png")
+    found = restore(run_of("colorize"), pictures, tmp_path / "out", "damage=recipe")
+    assert (without.nothing_to_restore, found.nothing_to_restore, found.measured) == (0, 1, 5)
+    assert (found.before, found.after) == (without.before, without.after)
+
+
+def test_what_a_network_without_color_was_given_is_called_gray(
+    run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Shown] = []
+
+    def drawing(columns: Sequence[Shown], title: str) -> Image.Image:
+        shown.extend(columns)
+        return sheet(columns, title)
+
+    monkeypatch.setattr("pretrain.restoring.restore.sheet", drawing)
+    restore(run_of("colorize"), pictures, tmp_path / "colorize")
+    restore(run_of("denoise"), pictures, tmp_path / "denoise")
+    assert [next(iter(one.rows)) for one in (shown[0], shown[-1])] == ["given,\nin gray", "given"]
+
+
 def test_gray_pictures_get_color_and_keep_their_lightness(run_of: RunOf, pictures: Path, tmp_path: Path) -> None:
     gray = pixels(pictures / "a.png").float().mean(0, keepdim=True).mul(0.5).add(60).byte()
     save(gray, tmp_path / "gray" / "a.png")

@@ -29,7 +29,7 @@ from common.files import write_json
 from pretrain.restoring import strange as stage
 from pretrain.restoring.results import StrangePicture, StrangeResult
 from pretrain.restoring.sheets import Shown, heat, sheet
-from pretrain.restoring.strange import Tried, captions, decibels, expected_psnr, first_and_errors, ranked
+from pretrain.restoring.strange import Tried, captions, decibels, deviation, expected_psnr, first_and_errors, ranked
 from tests.pretrain.restoring.toys import SIDE, RunOf, save
 
 QUIET = ["wandb.mode=disabled", "precision=float32", "data.workers=0"]
@@ -115,7 +115,13 @@ def test_errors_are_over_all_copies_and_only_the_first_copy_is_kept() -> None:
 
 
 def test_what_rounds_to_zero_has_no_sign() -> None:
-    assert [decibels(level) for level in (-0.04, -0.0, 0.04, -0.06, 12.34)] == ["0.0", "0.0", "0.0", "-0.1", "12.3"]
+    assert [decibels(level) for level in (-0.04, -0.0, 0.04, -0.06, 12.34)] == ["0.0", "0.0", "0.0", "−0.1", "12.3"]
+
+
+def test_a_few_strange_pictures_do_not_change_the_usual_deviation() -> None:
+    usual = np.random.default_rng(0).normal(size=2000) * 1.5
+    assert deviation(usual.tolist()) == pytest.approx(1.5, rel=0.05)
+    assert deviation([*usual, *[30.0] * 40]) == pytest.approx(1.5, rel=0.07)
 
 
 # ---- the stage
@@ -199,6 +205,67 @@ def test_every_pretext_ranks_pictures_and_says_where_a_filter_is_better(
     assert found.ranked + found.unreadable == 12
     assert found.draws == (1 if kind == "colorize" else 4)  # color is lost in the same way each time
     assert all(np.isfinite([one.psnr, one.trivial, one.surprise]).all() for one in found.pictures)
+
+
+@pytest.fixture
+def some_gray(tmp_path: Path) -> Path:
+    """Twelve pictures with color, three gray ones of which one is a JPEG of one channel, and one of a single color."""
+    folder = tmp_path / "some-gray"
+    source = build_source("shapes:test").at(SIDE)
+    for row in range(15):
+        image = source.image(row)
+        assert isinstance(image, torch.Tensor)
+        save(image, folder / f"{row:02d}.png")
+        if row > 11:
+            with Image.open(folder / f"{row:02d}.png") as picture:
+                picture.convert("L").save(folder / f"{row:02d}-gray.{'png' if row > 12 else 'jpg'}")
+            (folder / f"{row:02d}.png").unlink()
+    Image.new("RGB", (SIDE, SIDE), (200, 30, 90)).save(folder / "plain.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "left_out", "spared"),
+    [
+        ("colorize", ["12-gray.jpg", "13-gray.png", "14-gray.png"], "3 pictures without color: nothing to restore"),
+        ("mask", ["plain.png"], "1 picture of one color: nothing to restore"),
+        ("denoise", [], ""),
+    ],
+)
+def test_pictures_with_nothing_to_restore_are_counted_and_not_ranked(
+    kind: str, left_out: list[str], spared: str, run_of: RunOf, some_gray: Path, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    with caplog.at_level("INFO", logger="retouch"):
+        found = strange(run_of(kind), some_gray, tmp_path / "out")
+    assert [Path(one.path).name for one in found.intact] == left_out
+    assert (found.ranked, found.nothing_to_restore) == (16 - len(left_out), len(left_out))
+    assert spared in caplog.text
+    assert ("nothing to restore" in caplog.text) == bool(left_out)
+    rows = list(csv.DictReader((tmp_path / "out" / "strange.csv").open()))
+    assert [Path(row["path"]).name for row in rows if not row["rank"]] == left_out
+    assert len(rows) == 16
+    for one in left_out:  # the others are judged as if these were not there
+        (some_gray / one).unlink()
+    assert strange(run_of(kind), some_gray, tmp_path / "again").pictures == found.pictures
+
+
+def test_a_copy_in_which_nothing_was_lost_does_not_count(run_of: RunOf, some_gray: Path, tmp_path: Path) -> None:
+    """Mixed damage takes the color of some copies: of a gray picture, such a copy is perfect without a network."""
+    found = strange(run_of("mixed"), some_gray, tmp_path / "out", "draws=8")
+    gray = [one for one in found.pictures if "gray" in Path(one.path).name]
+    assert len(gray) == 3
+    assert max(one.trivial for one in gray) < 25
+
+
+def test_only_gray_pictures_are_refused_for_a_network_that_colors(
+    run_of: RunOf, some_gray: Path, tmp_path: Path
+) -> None:
+    for path in some_gray.iterdir():
+        if "gray" not in path.name:
+            path.unlink()
+    with pytest.raises(UserError, match="nothing that colorize could restore: all 3 pictures are without color"):
+        strange(run_of("colorize"), some_gray, tmp_path / "out")
 
 
 def test_pictures_may_be_larger_than_the_network_has_seen(trained: Path, mixture: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from pretrain.ruler.restorers import psnr
 from pretrain.ruler.ruler import Ruler
 from pretrain.ruler.twin import untrained
 from pretrain.ruler.verdicts import Losses
+from pretrain.sample import sample
 from tests.recipe import Killed, kill_at, last_checkpoint, pretraining
 from tests.toys import RandomSource, noise_images
 
@@ -187,6 +188,28 @@ def test_every_pretext_is_measured(tmp_path: Path, kind: str) -> None:
     }
     assert list(found.restorers) == names[kind]
     assert all(0 < level < 60 for level in found.restorers.values())
+
+
+def test_gray_images_are_no_part_of_the_psnr_of_a_network_that_colors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving a gray image gray is perfect: its 100 dB would make doing nothing look good."""
+    built = learner(tmp_path, pretext={"kind": "colorize", "bins": 8})
+    plain = Ruler(built, PLENTY).result(0)
+
+    def graying(images: Images, *more: Any, **named: Any) -> Tensor:
+        found = sample(images, *more, **named).clone()
+        if images is built.held:
+            found[::4] = found[::4, :1]
+        return found
+
+    monkeypatch.setattr("pretrain.ruler.ruler.sample", graying)
+    mixed = Ruler(built, PLENTY).result(0)
+    assert plain.nothing_to_restore == 0
+    assert mixed.nothing_to_restore == -(-mixed.images // 4)
+    for name, level in mixed.restorers.items():
+        assert level == pytest.approx(plain.restorers[name], abs=3)
+    assert f"({mixed.nothing_to_restore} have nothing to restore)" in mixed.brief(64)
 
 
 def test_run_logs_the_ruler_beside_its_losses_says_it_and_keeps_it(

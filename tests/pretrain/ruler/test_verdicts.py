@@ -27,7 +27,7 @@ EVEN = Losses(training=0.02, held_out=0.02, chance=0.5)
         (25.97, "better than a Gaussian filter (PSNR 26.0 against 24.0), but not than non-local means (25.9)"),
         (20.2, "slightly better than doing nothing (PSNR 20.2 against 20.0), but not than non-local means (25.9)"),
         (22.0, "better than doing nothing (PSNR 22.0 against 20.0), but not than non-local means (25.9)"),
-        (20.0, "no better than doing nothing (PSNR 20.0 against 20.0)"),
+        (20.0, "no better than non-local means (PSNR 20.0 against 25.9)"),
     ],
 )
 def test_network_stands_between_the_restorers_it_beats_and_the_best(psnr: float, sentence: str) -> None:

@@ -93,6 +93,6 @@ def test_more_workers_than_cores_are_counted(
     config, _, right = CONFIGS["embed"]
     assert main(["embed", config, "out=new", "data.workers=2", "wandb.mode=disabled", *right]) == 0
     assert [line for line in messages(capsys) if line.startswith("warning")] == [
-        "warning: data.workers=2, but this machine has 1 cores: more workers will not decode faster"
+        "warning: data.workers=2, but this machine has 1 core: more workers will not decode faster"
     ]
     assert (here / "new" / "features.parquet").is_file()

@@ -29,7 +29,7 @@ MISTAKES = [
         [
             "Found 3 errors in {config}:",
             "  batch_size: input should be greater than 0, got 0",
-            "  base_lr: input should be a valid number, unable to parse string as a number, got 'fast'",
+            "  base_lr: input should be a number, got 'fast'",
             "  data.image_size: input should be greater than or equal to 8, got 4",
         ],
         id="types-and-ranges-all-at-once",

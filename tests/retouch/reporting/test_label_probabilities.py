@@ -34,8 +34,8 @@ def test_the_page_says_how_far_the_probabilities_of_labels_can_be_trusted(tmp_pa
     planted(tmp_path / "probe-0", 2.0)
     page = html(read_facts([tmp_path]))
     for said in (
-        "tags: linear probe of denoise: mean probability 38.3%, present in 30.0%; mean distance from the line 8.3 points "
-        "(2.7 by chance alone; before calibration 18.9)",
+        "tags: linear probe of denoise: mean probability 38.3%, present in 30.0%; mean distance from the line 8.3 "
+        "points (2.7 by chance alone; before calibration 18.9)",
         "100 cases: mean probability 85.0%, present in 60.0%",
         "100 cases: mean probability 25.0%, present in 25.0%",
         "100 cases: mean probability 5.0%, present in 5.0%",
