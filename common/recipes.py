@@ -27,6 +27,11 @@ SWEEP = "sweep"  # the folder of W&B sweeps: they start stages, and are not sett
 EXAMPLE = "colorize"  # the recipe that messages name where a stage has no standard one
 STANDARD = {"probe": "linear", "finetune": "full", "embed": "embed", "study": "study"}  # where no recipe is named
 EXPECT = "Expect: "
+CHOICE = (
+    "For your own pictures: colorize if they are in color; mask or denoise if they are gray, or if color tells your "
+    "classes apart; retouch study tries them and more. What to expect was measured on the images of the recipe, mostly "
+    "generated ones; with yours, it will differ."
+)  # what the list of recipes begins with
 LESSON = "lecture"
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 YAML = (".yaml", ".yml")

@@ -9,7 +9,7 @@
 Each stage takes the name of a recipe, the path of a YAML file, a mapping or a config object, and ``key.sub=value``
 overrides. A string is a path if it ends in .yaml or contains a separator. ``predict`` takes a finished run instead:
 
-    retouch.predict("runs/mine-probe", "data=new/pictures")
+    retouch.predict("runs/mine-probe", "data=my/new")
     classifier = retouch.load_classifier("runs/mine-probe")  # images [B 3 H W] -> logits [B classes]
 """
 
@@ -242,7 +242,7 @@ def embed(config: Settings | None = None, *overrides: str) -> EmbedResult:
 def predict(run: Settings, *overrides: str) -> PredictResult:
     """Write class or labels and probabilities of every image to a file. See ``finetune.predict.config`` for settings.
 
-        found = retouch.predict("runs/mine-probe", "data=new/pictures")
+        found = retouch.predict("runs/mine-probe", "data=my/new")
         table = pandas.read_csv(found)
 
     Args:

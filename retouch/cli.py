@@ -11,7 +11,7 @@ from typing import Any
 
 from common.errors import check_all
 from common.machine.versions import signature
-from common.recipes import STAGES, find_recipe, full_names, listing, offered, recipes, sweeps
+from common.recipes import CHOICE, STAGES, find_recipe, full_names, listing, offered, recipes, sweeps
 from common.runs.completion import complete_run, remember_keys
 from common.runs.console import Parser, Stage, add_stages, answer, columns, program
 from common.runs.describe import describe, settings_of
@@ -34,14 +34,14 @@ EPILOG = """\
 examples:
   retouch demo
   retouch pretrain colorize data=my/pictures out=runs/mine
-  retouch probe linear encoder=runs/mine data=labeled/train out=runs/mine-probe
-  retouch finetune full encoder=runs/mine data=labeled/train
+  retouch probe linear encoder=runs/mine data=my/labeled out=runs/mine-probe
+  retouch finetune full encoder=runs/mine data=my/labeled
   retouch embed encoder=runs/mine data=my/pictures
-  retouch predict runs/mine-probe data=new/pictures
+  retouch predict runs/mine-probe data=my/new
   retouch search runs/mine data=my/pictures query=image.jpg
-  retouch restore runs/mine data=my/pictures
+  retouch restore runs/mine data=my/new scale=0.1
   retouch strange runs/mine data=my/pictures --top 20
-  retouch study data=my/pictures labels=labeled/train budget=20m
+  retouch study data=my/pictures labels=my/labeled budget=20m
   retouch report runs/mine runs/mine-probe -o report.html
   retouch repeat runs/mine-probe
   retouch runs --sort result
@@ -179,13 +179,13 @@ def _recipes(given: argparse.Namespace) -> int:
         elif given.recipe is not None:
             say(chosen[0].text.rstrip("\n"))
         else:
-            named = dict(zip(full_names(offered()), offered(), strict=True))
-            stages = {stage: {name: one for name, one in named.items() if one.stage == stage} for stage in STAGES}
+            stages = {stage: {one.name: one for one in offered(stage)} for stage in STAGES}
             listed = (f"retouch {stage}\n{listing(of, columns(), expect=True)}" for stage, of in stages.items())
             searches = listing({one.name: one for one in sweeps()}, columns(), expect=True)
             searching = f"wandb sweep, with a copy: retouch recipes NAME > sweep.yaml\n{searches}"
             lessons = ", ".join(f"{one.stage}/{one.name}" for one in chosen if one.is_lesson)
-            say("\n\n".join([*listed, searching, fill(f"parts of retouch lecture: {lessons}", columns())]))
+            before, after = (fill(text, columns()) for text in (CHOICE, f"parts of retouch lecture: {lessons}"))
+            say("\n\n".join([before, *listed, searching, after]))
 
     return answer("retouch recipes", work)
 

@@ -31,13 +31,23 @@ class Command(NamedTuple):
     document: str
     line: str
 
+    @property
+    def typed(self) -> str:
+        """Without its comment."""
+        return self.line.partition(" #")[0].rstrip()
+
 
 COMMANDS = [
     Command(document, line)
     for document in DOCUMENTS
     for line in re.findall(r"^    (?:\$ )?(retouch .*)$", (ROOT / document).read_text(encoding="utf-8"), re.MULTILINE)
 ]
-RUN = [one for one in COMMANDS if not any(text in one.line for text in ELSEWHERE)]
+RUN = [  # each once, even if a document has it twice
+    one
+    for place, one in enumerate(COMMANDS)
+    if not any(text in one.line for text in ELSEWHERE)
+    and not any((one.document, one.typed) == (other.document, other.typed) for other in COMMANDS[:place])
+]
 TRAINED = {"steps": 2, "batch_size": 8, "precision": "float32"}
 QUICK: dict[str, dict[str, Any]] = {
     "pretrain": {**TRAINED, "encoder": {"model_args": {"depth": 1}}},
@@ -63,7 +73,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def make_home(home: Path) -> Path:
     for number in range(24):
         some, other = picture(number, 40, 36), f"{'abcd'[number % 4]}/{number}.png"
-        for path in (f"my/pictures/{number}.png", f"my/labeled/{other}", f"pictures/{number}.png", f"labeled/{other}"):
+        for path in (f"my/pictures/{number}.png", f"my/labeled/{other}", f"my/new/{number}.png"):
             (home / path).parent.mkdir(parents=True, exist_ok=True)
             some.save(home / path)
     (home / "plates").mkdir()

@@ -13,7 +13,7 @@ from unittest import mock
 from schema_tables import Section, sections
 
 from common.config import Config
-from common.recipes import STAGES, Recipe, full_names, header, recipes, sweeps
+from common.recipes import CHOICE, STAGES, Recipe, full_names, header, recipes, sweeps
 from common.runs.console import Parser
 from retouch.cli import command_line
 
@@ -87,7 +87,9 @@ def recipes_page() -> str:
     parts = [
         "# Recipes",
         "Settings that ship with Retouch. A recipe holds only what differs from the defaults; "
-        "`retouch recipes NAME > mine.yaml` copies one, and `key=value` after its name changes it.",
+        "`retouch recipes NAME > mine.yaml` copies one, and `key=value` after its name changes it. Where two commands "
+        "have a recipe of the same name, `COMMAND/NAME` says which.",
+        CHOICE,
     ]
     for stage in STAGES:
         parts.append(f"## retouch {stage}")

@@ -201,7 +201,7 @@ def _refuse_gray(images: Images, pretext: str) -> None:
             return
     raise UserError(
         f"pretext.kind={pretext} learns from colors, but {images.source.spec} has only gray images (of {len(pixels):,} "
-        "that were checked): use color images, or another pretext"
+        "that were checked): use color images, or a recipe that needs no color, such as mask or denoise"
     )
 
 

@@ -26,8 +26,8 @@ class ExportConfig(Config):
     to: OutPath
     """The folder to write."""
     format: FormatName
-    """timm: a folder for timm; onnx: model.onnx; torch: model.pt2 of torch.export; hub: a folder for the Hugging Face
-    Hub."""
+    """timm: a folder for timm (timm models only); onnx: model.onnx; torch: model.pt2 of torch.export; hub: a folder for
+    the Hugging Face Hub."""
     output: Output | None = None
     """features (a vector per image), classifier (the default if there is one) or restorer (encoder and decoder)."""
     task: str | None = None

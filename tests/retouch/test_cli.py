@@ -169,7 +169,8 @@ def test_settings_of_a_command_that_takes_none_are_refused(capsys: pytest.Captur
 def test_recipes_are_listed_by_stage_with_what_to_expect(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     said = capsys.readouterr().out
-    *listed, lessons = said.strip().split("\n\n")
+    choice, *listed, lessons = said.strip().split("\n\n")
+    assert " ".join(choice.split()) == recipes_module.CHOICE
     parts = dict(part.split("\n", 1) for part in listed)
     *stages, last = parts
     assert stages == ["retouch pretrain", "retouch probe", "retouch finetune", "retouch embed", "retouch study"]
@@ -177,7 +178,8 @@ def test_recipes_are_listed_by_stage_with_what_to_expect(capsys: pytest.CaptureF
     for one in recipes_module.offered():
         assert one.title in " ".join(parts[f"retouch {one.stage}"].split())
         assert f"Expect: {one.expect}" in " ".join(parts[f"retouch {one.stage}"].split())
-    assert "  probe/patch_dictionary  " in parts["retouch probe"]
+    for stage in ("pretrain", "probe"):  # below its command, a name needs no more
+        assert "\n  patch_dictionary  " in parts[f"retouch {stage}"]
     assert lessons.startswith("parts of retouch lecture: ")
     assert all(f"{one.stage}/{one.name}" in lessons for one in recipes_module.recipes() if one.is_lesson)
     assert max(map(len, said.splitlines())) <= 100

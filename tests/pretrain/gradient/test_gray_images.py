@@ -58,7 +58,7 @@ def test_what_learns_from_colors_refuses_gray_images_before_anything_is_written(
         pretrain(settings(tmp_path / "run", source, pretext))
     assert str(caught.value) == (
         f"pretext.kind={pretext['kind']} learns from colors, but folder:{source} has only gray images (of 12 that "
-        "were checked): use color images, or another pretext"
+        "were checked): use color images, or a recipe that needs no color, such as mask or denoise"
     )
     assert not (tmp_path / "run").exists()
 
