@@ -24,7 +24,7 @@ SEVERAL = {
 NETWORKS = {"random_init": "the untrained network", "pixels": "raw pixels", "from_scratch": "training it from scratch"}
 PROBES = {"knn": "k-NN"}
 PROPERTIES = (
-    "The code is the encoder's last map. Compact: few non-zero numbers. Invariant: it stays as it is if the image is "
+    "The code is the encoder's last map. Compact: few numbers are not 0. Invariant: it stays as it is if the image is "
     "changed so. Abstract: it tells classes apart. More is in the page of retouch report."
 )
 MAIN = ("linear", "")  # the probe that has intervals in the tables, and a network that needs none

@@ -113,9 +113,9 @@ def test_data_facts_have_counts_sizes_and_duplicates(tmp_path: Path) -> None:
         "classes 3",
     ):
         assert fact in data
-    assert "smallest class, test images 100" in data
-    assert "test images also in training, exactly 7" in data
-    assert "seen in pretraining not known" in data
+    assert "test images of the smallest class 100" in data
+    assert "test images with an exact copy in training 7" in data
+    assert "test images seen in pretraining, exactly or nearly not known" in data
 
 
 def test_what_the_images_were_before_is_said_where_it_is_known(tmp_path: Path) -> None:
@@ -125,8 +125,8 @@ def test_what_the_images_were_before_is_said_where_it_is_known(tmp_path: Path) -
     known = result.data.model_copy(update={"originals": training, "test_originals": Originals(unreadable=5)})
     run = write_probe(tmp_path / "p", (result.model_copy(update={"data": known}), predictions))
     said = Page(html(read_facts([run]))).said
-    assert "unreadable, in training 1,234 unreadable, in test 5" in said
-    assert "smallest, median, largest 20 × 16, 500 × 375, 4,000 × 3,000of 256 sampled" in said
+    assert "unreadable training images 1,234 unreadable test images 5" in said
+    assert "smallest 20 × 16, median 500 × 375, largest 4,000 × 3,000of 256 sampled images" in said
     pretraining = write_pretraining(tmp_path / "q")
     assert "unreadable" not in Page(html(read_facts([pretraining]))).said
     tree = json.loads((pretraining / "results.json").read_text())
