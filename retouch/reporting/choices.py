@@ -42,7 +42,8 @@ def _studied(report: StudyReport) -> str:
     counts = distinct(f"{one.judged:,}" for one in report.counts.values()) or [f"at most {report.sizes.judged:,}"]
     return (
         f"{report.winner} was chosen from {len(report.contenders):,} contestants by cross-validated ridge regression "
-        f"on {listed(counts)} labeled training images; the rungs of the race were decided on the same images."
+        f"on {listed(counts)} labeled training images"
+        f"{'; the rungs of the race were decided on the same images' if report.raced else ''}."
     )
 
 

@@ -42,11 +42,7 @@ def study_tables(facts: Facts) -> tuple[Block, ...]:
 
 def raced(facts: Facts) -> bool:
     """Whether any network was trained in a study."""
-    return any(map(_has_raced, (run.report for run in facts.studies)))
-
-
-def _has_raced(report: StudyReport) -> bool:
-    return any(one.kind == "restoring" for one in report.contenders)
+    return any(run.report.raced for run in facts.studies)
 
 
 def _name(facts: Facts, run: Studied) -> str:
@@ -60,7 +56,7 @@ def _tables(report: StudyReport, name: str) -> list[Block]:
         f"Methods learned without labels from {report.unlabeled_images:,} images of {report.image_size} px.",
         f"The study took {report.seconds:,.0f} s; its budget was {report.budget:,.0f} s.",
     ]
-    if any(one.rung for each in report.contenders for one in each.validations):
+    if report.raced:
         about.append("The networks were trained in rungs, parts of a race: after each, the worse half left.")
     if report.repeated:
         about.append(f"Left out of pretraining: {counted(report.repeated, 'image')} that repeat test images.")
@@ -134,7 +130,7 @@ def _is_shown(found: Comparison, adjusted_p: float) -> bool:
 
 def _race(report: StudyReport) -> tuple[Block, ...]:
     """The chart of the race, if there was one."""
-    if not _has_raced(report):
+    if not report.raced:
         return ()
     racers = [_racer(one) for one in report.contenders if one.validations]
     caption = "Mean validation accuracy by seconds of training. Level lines: contestants that were judged once."

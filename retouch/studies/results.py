@@ -117,6 +117,11 @@ class StudyReport(Record):
     left_out: tuple[str, ...] = ()
     made: Made | None = None  # None in older files
 
+    @property
+    def raced(self) -> bool:
+        """Whether any network was trained to restore images."""
+        return any(one.kind == "restoring" for one in self.contenders)
+
     def named(self, name: str) -> Contender:
         """The contestant of this name."""
         return next(one for one in self.contenders if one.name == name)

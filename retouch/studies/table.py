@@ -18,7 +18,8 @@ NOT_SHOWN = (
 
 def study_table(report: StudyReport) -> Table:
     """Contestants by test accuracy, at most 100 columns wide."""
-    table = Table(title="Accuracy in %: validation after each rung, and test", title_justify="left")
+    after = " after each rung of the race" if report.raced else ""
+    table = Table(title=f"Accuracy in %: validation{after}, and test", title_justify="left")
     several = len(report.classes) > 1
     test = "test, mean of tasks" if several else "test"
     for column in ("contestant", "time, s", "validation", test):

@@ -43,7 +43,7 @@ timing = st.builds(Timing, start=seconds, step=st.floats(0.001, 5.0), judge=seco
 field = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), timing, min_size=1, max_size=8)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("20m", 1200), ("1h", 3600), ("1.5h", 5400), ("45", 45)])
+@pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("20m", 1200), ("1h", 3600), ("1.5h", 5400), ("45 s", 45)])
 def test_lengths_of_time_are_read(text: str, expected: float) -> None:
     assert seconds_of(text) == expected
 
@@ -52,6 +52,11 @@ def test_lengths_of_time_are_read(text: str, expected: float) -> None:
 def test_what_is_no_length_of_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="such as 90s, 20m or 1h"):
         seconds_of(text)
+
+
+def test_a_length_of_time_without_a_unit_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a unit: budget=2m for minutes, or budget=2s for seconds"):
+        seconds_of("2")
 
 
 @pytest.mark.parametrize(
