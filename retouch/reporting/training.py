@@ -116,7 +116,7 @@ def wrong(facts: Facts) -> list[str]:
 
 
 def remarks(facts: Facts) -> list[str]:
-    """What training found that is no fault."""
+    """Findings of training that are not faults."""
     return [f"{name}: {one.text}." for name, ruler in _ruled(facts) for one in ruler.verdicts if not one.is_fault]
 
 
