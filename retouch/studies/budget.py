@@ -330,7 +330,9 @@ def scratch_steps(parts: Parts, plan: Plan, valuing: float) -> int:
         valuing: seconds reserved for measuring what the winner's training is worth.
     """
     step = training_change(parts, plan) * plan.scratch_step
-    least, most = (share * plan.scratch_seconds for share in planning.FAIR)
+    last = (parts.journal.of(name, len(plan.rungs)) for name in plan.timings)
+    finalist = max((found.seconds for found in last if found is not None), default=plan.scratch_seconds)
+    least, most = (share * finalist for share in planning.FAIR)
     seconds = min(most, parts.journal.clock.left - valuing - planning.REPORTING - scratch_overhead(parts))
     steps = int(seconds / _tasks(parts) / step)
     return steps if steps >= planning.FEWEST_STEPS and seconds >= least else 0

@@ -338,7 +338,8 @@ def test_fine_tuning_of_a_bare_encoder_knows_its_encoder(tmp_path: Path) -> None
 def test_every_process_has_the_verdict(run: Path, tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to(run)
     in_two_processes(repeated, tmp_path)
-    assert [(tmp_path / f"rank-{rank}.txt").read_text() for rank in range(2)] == ["identical"] * 2
+    first, second = ((tmp_path / f"rank-{rank}.txt").read_text() for rank in range(2))
+    assert first == second != "None"  # two processes draw other noise than the one that made it
 
 
 def repeated(rank: int, folder: Path) -> None:

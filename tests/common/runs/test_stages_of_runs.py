@@ -92,7 +92,10 @@ def test_an_earlier_settings_file_can_be_given_in_its_place(tmp_path: Path) -> N
     [
         ([], "Found 2 errors in the settings:\n  run: required, but not given: a finished run\n  data: required"),
         (["runs/mine", "run=other", "data=x"], "run: given as runs/mine and as run=...; give it once"),
-        (["runs/mine", "data=x", "--top", "few"], "Found 1 error in the settings:\n  top: input should be a whole number, got 'few'"),
+        (
+            ["runs/mine", "data=x", "--top", "few"],
+            "Found 1 error in the settings:\n  top: input should be a whole number, got 'few'",
+        ),
         (["none.yaml"], "config file not found: none.yaml"),
     ],
 )
