@@ -248,7 +248,8 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
         log_versions()
         settings = config.model_dump(mode="json")
         tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
-        exit_code, outermost = 1, _OPEN.get()
+        exit_code = 1
+        outermost = _OPEN.get()
         token = _OPEN.set(outermost or config.out)
         try:
             yield Run(config.out, world, tracker, resumed)
