@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +63,29 @@ def random_labels(
     test_labels: Tensor,
     numbers: Sequence[int],
 ) -> NullCheck:
+    """The check of one repetition for each number."""
+    found = random_answers(probe, search, seed, candidates, train, test, test_labels, numbers)
+    return null_check(found.confusions, found.images).model_copy(update={"unconverged": found.unconverged})
+
+
+class RandomAnswers(NamedTuple):
+    """The answers of R classifiers that learned random labels."""
+
+    confusions: Tensor  # int64 [R C C]
+    images: int  # that each learned from
+    unconverged: int  # fits that did not converge
+
+
+def random_answers(
+    probe: Probe,
+    search: Search,
+    seed: int,
+    candidates: Candidates,
+    train: Labels,
+    test: Features,
+    test_labels: Tensor,
+    numbers: Sequence[int],
+) -> RandomAnswers:
     """One repetition for each number: a draw of training images with labels at random, each class as often."""
     classes = len(train.names)
     images = min(max(NULL_IMAGES, 2 * classes), len(train.values)) // classes * classes
@@ -74,7 +98,7 @@ def random_labels(
         fitted, failed = probe.choose_and_fit(drawn, task)
         unconverged += failed
         confusions.append(confusion_matrix(fitted.predict(test), test_labels, classes))
-    return null_check(torch.stack(confusions), images).model_copy(update={"unconverged": unconverged})
+    return RandomAnswers(torch.stack(confusions), images, unconverged)
 
 
 def null_check(confusions: Tensor, images: int) -> NullCheck:
