@@ -41,6 +41,7 @@ class BaselineConfig(Config):
 
 FROM_SCRATCH = "from_scratch"  # the folder of networks that are trained for comparison
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
+DAMAGES: tuple[AnyCorruption, ...] = (Gaussian(sigma=0.1), Gray(), Holes(ratio=0.25))
 
 
 class LabelEfficiencyConfig(Config):
@@ -98,7 +99,7 @@ class ProbeConfig(Repeated):
     more_probes: tuple[AnyProbe, ...] = ()
     """Further probes, each a mapping with a kind, which is its name in the results."""
     baselines: BaselineConfig = BaselineConfig()
-    damage: tuple[AnyCorruption, ...] = (Gaussian(sigma=0.1), Gray(), Holes(ratio=0.25))
+    damage: tuple[AnyCorruption, ...] = DAMAGES
     """Robustness: corruptions of the test images, on which the chosen linear probe is tested without refitting."""
     properties: bool = True
     """Measure compactness and invariance of the code: "code" in results.json."""

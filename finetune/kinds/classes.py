@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from common.corruptions import Corruption
-from common.data import Labels
+from common.data import Images, Labels
 from common.encoders.base import Encoder, View
 from common.encoders.provenance import Provenance
 from finetune.checks import check_null
@@ -166,14 +166,9 @@ class ClassLabels(ImageLabels[MeasuredClasses, ClassAnswers]):
         self, measured: dict[str, MeasuredClasses], encoder: Encoder, how: Extraction
     ) -> dict[str, MeasuredClasses]:
         """Add the scores of the chosen linear classifiers on damaged test images, without refitting."""
-        parts = sorted({part for one in measured.values() for part in one.linear.space.parts})
-        scores: dict[str, dict[str, Score]] = {name: {} for name in measured}
-        for corruption in self.config.damage:
-            features = extract(encoder, self.images.test, parts, how, damage=corruption, seed=self.config.seed)
-            for name, one in measured.items():
-                labels = self.images.tasks[name][1]
-                found = score(one.linear.predict(features), labels.values[features.index], len(labels.names))
-                scores[name][damage_name(corruption)] = found
+        fitted = {name: one.linear for name, one in measured.items()}
+        labels = {name: self.images.tasks[name][1] for name in measured}
+        scores = under_damage(encoder, self.images.test, fitted, labels, self.config.damage, how, self.config.seed)
         return {name: one.with_damage(scores[name]) for name, one in measured.items()}
 
     # ---- what is written
@@ -253,6 +248,31 @@ def run_probe(one: Probe, candidates: Candidates, task: Task, test: Features, te
         converged=fitted.converged,
     )
     return Ran(outcome, chosen, fitted, answers)
+
+
+def under_damage(
+    encoder: Encoder,
+    images: Images,
+    fitted: Mapping[str, Fitted],
+    labels: Mapping[str, Labels],
+    damages: Sequence[Corruption],
+    how: Extraction,
+    seed: int,
+) -> dict[str, dict[str, Score]]:
+    """The scores of fitted classifiers on damaged copies of images: by task, and by damage.
+
+    Args:
+        labels: of the images, by task.
+    """
+    parts = sorted({part for one in fitted.values() for part in one.space.parts})
+    scores: dict[str, dict[str, Score]] = {task: {} for task in fitted}
+    for corruption in damages:
+        features = extract(encoder, images, parts, how, damage=corruption, seed=seed)
+        for task, one in fitted.items():
+            true = labels[task]
+            found = score(one.predict(features), true.values[features.index], len(true.names))
+            scores[task][damage_name(corruption)] = found
+    return scores
 
 
 def damage_name(corruption: Corruption) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 from common.words import counted
 from retouch.reporting.facts import Facts
@@ -51,12 +51,12 @@ def touched(facts: Facts) -> list[str]:
     """How often each test set was used."""
     own: Counter[tuple[str, int]] = Counter()  # classifiers of encoders, and trained networks
     others: Counter[tuple[str, int]] = Counter()  # classifiers of baselines
-    damaged: Counter[tuple[str, int]] = Counter()
+    damaged: dict[tuple[str, int], Counter[int]] = defaultdict(Counter)  # how often, by number of images
     for entry in facts.entries:
         key = entry.result.data.test, entry.result.linear.test.n
         for name, subject in entry.result.subjects.items():
             (own if name == "encoder" else others)[key] += len(subject.probes)
-            damaged[key] += sum(len(outcome.damaged) for outcome in subject.probes.values())
+            damaged[key][key[1]] += sum(len(outcome.damaged) for outcome in subject.probes.values())
     for one in facts.several:
         key = one.result.data.test, one.result.linear.test.n
         own[key] += 1
@@ -71,9 +71,11 @@ def touched(facts: Facts) -> list[str]:
             mine, baselines = _answered(study.report, task)
             own[key] += mine
             others[key] += baselines
+            if (again := study.report.damage.get(task)) is not None:
+                damaged[key][again.clean.n] += len(again.damaged)
     return [
         f"The {test_images(key[1], key[0])} were used once by {_each_of(count + others[key])}"
-        f"{_baselines_too(others[key])}{_damaged_too(damaged[key])}; no choice was based on them."
+        f"{_baselines_too(others[key])}{_damaged_too(damaged[key], key[1])}; no choice was based on them."
         for key, count in own.items()
     ]
 
@@ -97,5 +99,10 @@ def _baselines_too(count: int) -> str:
     return f", {count:,} of them only for comparison" if count else ""
 
 
-def _damaged_too(count: int) -> str:
-    return f", and damaged copies of them {counted(count, 'time')}, by the same classifiers" if count else ""
+def _damaged_too(times: Counter[int], total: int) -> str:
+    found = [
+        f"damaged copies of {'them' if images == total else f'{images:,} of them'} {counted(count, 'time')}"
+        for images, count in times.items()
+        if count
+    ]
+    return f", and {listed(found)}, by the same classifiers" if found else ""

@@ -1,8 +1,10 @@
-"""The damage that an encoder learned to restore, in plain English."""
+"""Damage in plain English: what an encoder learned to restore, and what was done to test images."""
 
 from __future__ import annotations
 
+import ast
 import math
+import re
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
@@ -10,6 +12,7 @@ from common.corruptions import AnyCorruption, Blur, Gaussian, Gray, Holes, Jpeg,
 from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Mask, Mixed
 from retouch.reporting.sentences import listed
 
+_DAMAGE: TypeAdapter[AnyCorruption] = TypeAdapter(AnyCorruption)
 _PRETEXTS: TypeAdapter[AnyPretext] = TypeAdapter(AnyPretext)
 
 
@@ -31,6 +34,16 @@ def damage_of(pretext: JsonValue) -> str:
             return f"{listed([damage_text(one) for one in found.members], 'or')}{several}"
         case _:
             return ""
+
+
+def damage_named(name: str) -> str:
+    """The damage that results call ``gaussian sigma=0.1``, in words; the name itself, if it is unknown."""
+    kind, *settings = re.split(r" (?=\w+=)", name)
+    try:
+        values = {key: ast.literal_eval(value) for key, _, value in (one.partition("=") for one in settings)}
+        return damage_text(_DAMAGE.validate_python({"kind": kind, **values}))
+    except (ValueError, SyntaxError):  # of another version; pydantic's errors are ValueErrors
+        return name
 
 
 def damage_text(damage: AnyCorruption) -> str:

@@ -23,7 +23,7 @@ from finetune.spreads import Over
 from finetune.structured_results import DenseResult, LabelResult, Several
 from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.reporting.logs import Log
-from retouch.studies.results import Counts, StudyReport
+from retouch.studies.results import Counts, StudyReport, UnderDamage
 
 # ---- one run
 
@@ -152,6 +152,7 @@ class Studied:
                 origin=self.origin,
                 predictions=self.predictions[place] if known else None,
                 embedding=self.embeddings[place] if known and self.embeddings else None,
+                damage=self.report.damage.get(task),
             )
             for place, (task, classes) in enumerate(self.report.classes.items())
         )
@@ -170,6 +171,7 @@ class Winner:
     origin: Origin
     predictions: Predictions | None
     embedding: Embedding | None
+    damage: UnderDamage | None = None  # None: not measured
 
 
 @dataclass(frozen=True)

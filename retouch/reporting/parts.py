@@ -69,6 +69,7 @@ from retouch.reporting.sentences import (
     RULE,
     chains,
     distinct,
+    listed,
     labels_rules,
     number,
 )
@@ -99,6 +100,8 @@ ERROR = (
     "Error: the relative error of undamaged images that are restored from their codes alone; 0 is exact, and 1 is no "
     "better than the mean image. It is empty if the code alone does not give an image."
 )
+
+PROBES_DAMAGED = "The same linear probes on damaged test images, without refitting."
 
 
 def page_parts(facts: Facts) -> list[Part]:
@@ -362,9 +365,17 @@ def _data(facts: Facts) -> tuple[Block, ...]:
 
 def _damage(facts: Facts) -> tuple[Block, ...]:
     table = damage_table(facts)
-    return (
-        () if table is None else (Prose(("The same linear probes on damaged test images, without refitting.",)), table)
-    )
+    if table is None:
+        return ()
+    about = [PROBES_DAMAGED] if any(entry.result.linear.damaged for entry in facts.entries) else []
+    studied = [one.damage.clean.n for one in facts.winners if one.damage is not None]
+    if studied:
+        images = listed(distinct(f"{count:,}" for count in studied))
+        about.append(
+            f"The classifier of a study's winner, as in the race's table, on {images} of its test images when they are "
+            "damaged, without refitting; undamaged are the same images. No choice was based on them."
+        )
+    return (Prose(tuple(about)), table)
 
 
 def _code(facts: Facts) -> Part:

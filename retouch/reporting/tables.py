@@ -14,8 +14,9 @@ from finetune.table import PROBES
 from retouch.reporting.blocks import Cell, Column, Table
 from retouch.reporting.charts import interval_mark, span_of
 from retouch.reporting.compare import PIXELS, UNTRAINED, Contrast, gains, tuned_gains
+from retouch.reporting.damage import damage_named
 from retouch.reporting.facts import Entry, Facts, FineTuning
-from retouch.reporting.sentences import chance, distinct, interval, layer_text, number, signed, uneven
+from retouch.reporting.sentences import chance, distinct, interval, layer_text, listed, number, signed, uneven
 
 EMPTY = Cell("")
 OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels", "from_scratch": "from scratch", "linear_probe": "linear probe"}
@@ -291,20 +292,36 @@ def _choice(outcome: Outcome[Choice] | SeveralProbed[SeveralScore]) -> tuple[Cel
 
 
 def damage_table(facts: Facts) -> Table | None:
-    """The same linear probes on damaged test images."""
-    damages = distinct(damage for entry in facts.entries for damage in entry.result.linear.damaged)
-    rows = [
-        (
-            Cell(task),
-            encoder_cell(entry),
-            accuracy(entry.result.linear.test),
-            *(accuracy(entry.result.linear.damaged.get(damage)) for damage in damages),
-        )
+    """The same classifiers on damaged test images: linear probes, and the winners of studies."""
+    found = [
+        (task, encoder_cell(entry), entry.result.linear.test, entry.result.linear.damaged)
         for task in facts.tasks
         for entry in facts.of_task(task)
-        if entry.result.linear.damaged
     ]
-    if not rows:
+    found += [
+        (
+            one.task,
+            Cell(one.name.replace("_", " "), f"winner of {one.origin.name}"),
+            one.damage.clean,
+            one.damage.damaged,
+        )
+        for one in facts.winners
+        if one.damage is not None
+    ]
+    found = [one for one in found if one[-1]]
+    if not found:
         return None
-    texts = (Column("task", numeric=False), Column("encoder", numeric=False))
-    return Table((*texts, Column("clean", "%"), *(Column(damage, "%") for damage in damages)), merged(rows))
+    damages = distinct(damage for *_, scores in found for damage in scores)
+    texts = [damage_named(damage) for damage in damages]
+    heads = [text.partition(" (")[0] for text in texts]
+    heads = heads if len(set(heads)) == len(heads) else damages
+    columns = (
+        *(Column(text, numeric=False) for text in ("task", "encoder")),
+        Column("undamaged", "%"),
+        *(Column(head, "%") for head in heads),
+    )
+    rows = [
+        (Cell(task), who, accuracy(clean), *(accuracy(scores.get(damage)) for damage in damages))
+        for task, who, clean, scores in found
+    ]
+    return Table(columns, merged(rows), foot=f"Damage: {listed(texts)}.")

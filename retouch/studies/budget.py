@@ -12,6 +12,7 @@ import torch
 
 from common.machine.memory import available_memory
 from finetune.checks import NULL_IMAGES
+from finetune.config import DAMAGES
 from finetune.probes.search import FEW_IMAGES
 from pretrain.sample import SAMPLE_IMAGES
 from retouch.studies import plan as planning
@@ -157,6 +158,7 @@ class End(NamedTuple):
 
     probe: ProbeKind | None  # the linear probe of the winner on all labeled images
     worth: bool  # whether to measure what the winner's training is worth in labels
+    damaged: int  # test images of each label set on which the winner is tested again, damaged
     left: float
 
 
@@ -210,6 +212,7 @@ def make_plan(
         probe=end.probe is not None,
         probe_kind=end.probe or "logistic",
         worth=end.worth,
+        damaged=end.damaged,
         timings=inside,
         left_out=tuple(left_out),
     )
@@ -221,8 +224,10 @@ def plan_end(parts: Parts, purse: Purse) -> End:
     probe = planned_probe(parts, parts.journal.costs, purse, slower)
     if probe is not None:
         purse.take(slower * probe_seconds(parts, probe), PROBES[probe].share)
+    damaged = damaged_images(parts, purse.room(planning.DAMAGE_SHARE) / slower)
+    purse.left -= slower * damage_seconds(parts, damaged)
     worth = not purse.alone and purse.take(slower * worth_seconds(parts), planning.WORTH_SHARE)
-    return End(probe, worth, purse.left)
+    return End(probe, worth, damaged, purse.left)
 
 
 def planned_again(parts: Parts, plan: Plan) -> tuple[Plan, float]:
@@ -235,6 +240,7 @@ def planned_again(parts: Parts, plan: Plan) -> tuple[Plan, float]:
             "probe": end.probe is not None,
             "probe_kind": end.probe or "logistic",
             "worth": end.worth,
+            "damaged": end.damaged,
         }
     )
     return found, end.left - (scratch_overhead(parts) if plan.scratch_step else 0.0)
@@ -362,6 +368,29 @@ def probing_seconds(parts: Parts, costs: Sequence[JudgeCost], kind: ProbeKind) -
     images, counts = parts.images, {"strengths": len(STRENGTHS), "few": FEW_IMAGES}
     rows = images.labeled + NULL_IMAGES
     return max(planning.probe_seconds(cost, images.judged, images.fitted, rows, kind, **counts) for cost in costs)
+
+
+def damage_seconds(parts: Parts, images: int, winner: str | None = None) -> float:
+    """Estimated seconds of the winner on so many damaged test images of each label set.
+
+    Each damage is another pass of the encoder.
+
+    Args:
+        winner: by default, whoever wins.
+    """
+    costs = parts.journal.costs if winner is None else [_first_cost(parts, winner)]
+    slowest = max(cost.extraction for cost in costs) / parts.images.judged
+    return len(DAMAGES) * len(parts.images.sets) * images * slowest
+
+
+def damaged_images(parts: Parts, seconds: float, winner: str | None = None) -> int:
+    """How many test images of each label set can be damaged in so many seconds; 0 if they are too few to say much."""
+    if seconds <= 0:
+        return 0
+    most = min(planning.DAMAGED, math.ceil(parts.images.tested / len(parts.images.sets)))
+    whole = damage_seconds(parts, most, winner)
+    count = most if whole <= seconds else int(most * seconds / whole)
+    return count if count >= min(most, planning.FEWEST_DAMAGED) else 0
 
 
 def worth_seconds(parts: Parts) -> float:

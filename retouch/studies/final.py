@@ -22,6 +22,8 @@ from finetune.tracked import send
 from finetune.worth import LabelEfficiency
 from retouch.studies.budget import (
     change,
+    damage_seconds,
+    damaged_images,
     end_seconds,
     probe_fits,
     probe_seconds,
@@ -154,23 +156,26 @@ def _keep(parts: Parts, answers: Answers, name: str, said: Mapping[str, Tensor])
 
 
 def _test_winner(parts: Parts, plan: Plan, winner: str, answers: Answers) -> Plan:
-    """Test the winner, and fit its linear probe on all labeled images if there is time."""
-    if parts.journal.memory.probed or (winner in answers and not plan.probe):
+    """Test the winner, and if there is time, its linear probe on all labeled images, and on damaged test images."""
+    if winner in answers and (parts.journal.memory.probed or not plan.probe):
         return plan  # done before the study was interrupted
     kind = _probe_kind(parts, plan, winner)
-    found: Probing = parts.judge.probe(parts.field.named(winner), kind)
+    damaged = _damaged_images(parts, plan, winner, kind)
+    found: Probing = parts.judge.probe(parts.field.named(winner), kind, damaged)
     write_embeddings(parts.config.out, found.embeddings, found.places)
     for task, one in found.probed.items():
         log.info(
             "%s: %s probe on all %s labeled images: %.1f%% on %s",
             *(winner, kind, f"{one.outcome.n_train:,}", 100 * one.outcome.test.accuracy, task),
         )
-    parts.journal.keep_probe(found.probed)
-    _keep(parts, answers, winner, {task: one.predictions for task, one in found.tested.items()})
+    parts.journal.keep_probe(found.probed, found.damage)
     lines = [] if kind else [f"the linear probe of {winner} on all labeled images: needs too much time or memory"]
-    plan = plan.model_copy(update={"probe": kind is not None, "probe_kind": kind or plan.probe_kind})
+    lines += [] if damaged else [f"{winner} on damaged test images: needs too much time"]
+    decided = {"probe": kind is not None, "probe_kind": kind or plan.probe_kind, "damaged": damaged}
+    plan = plan.model_copy(update=decided)
     plan = _left_out(plan, lines)
     parts.journal.save_plan(plan)
+    _keep(parts, answers, winner, {task: one.predictions for task, one in found.tested.items()})
     return plan
 
 
@@ -182,13 +187,26 @@ def _probe_kind(parts: Parts, plan: Plan, winner: str) -> ProbeKind | None:
     planned = plan.probe_kind if plan.probe else None
     if parts.config.plan is not None:
         return planned
-    left = end_seconds(parts, winner) - plan.scratch_seconds - (scratch_overhead(parts) if plan.scratch_step else 0.0)
+    left = _left(parts, plan, winner) - change(parts) * damage_seconds(parts, plan.damaged, winner)
     spare = left - (change(parts) * worth_seconds(parts) if plan.worth else 0.0)
     kinds, most = list(PROBES), CAREFUL * spare
     if planned is not None:
         kinds, most = kinds[kinds.index(planned) :], left / ENOUGH
     fitting = (kind for kind in kinds if change(parts) * probe_seconds(parts, kind, winner) < most)
     return next(fitting, None) if probe_fits(parts, winner) else None
+
+
+def _damaged_images(parts: Parts, plan: Plan, winner: str, kind: ProbeKind | None) -> int:
+    """Test images of each label set on which the winner is tested again, damaged: as planned, or fewer."""
+    if parts.config.plan is not None:
+        return plan.damaged
+    probe = 0.0 if kind is None else ENOUGH * probe_seconds(parts, kind, winner)
+    return min(plan.damaged, damaged_images(parts, _left(parts, plan, winner) / change(parts) - probe, winner))
+
+
+def _left(parts: Parts, plan: Plan, winner: str) -> float:
+    """Seconds that are left for the winner, next to what is reserved for the network from scratch."""
+    return end_seconds(parts, winner) - plan.scratch_seconds - (scratch_overhead(parts) if plan.scratch_step else 0.0)
 
 
 # ---- the network from scratch, and what a gain is worth

@@ -17,7 +17,7 @@ from common.runs.results import Record
 from finetune.records import Checks
 from finetune.results import Probed
 from retouch.studies.plan import JudgeCost, Plan, Wider
-from retouch.studies.results import PLAN
+from retouch.studies.results import PLAN, UnderDamage
 
 JUDGED, CLOCK = "judged.json", "clock.json"
 BEAT = 5.0  # seconds between two records of the time spent: if the process is killed, as many may go uncounted
@@ -54,6 +54,7 @@ class Memory(Record):
     judgments: tuple[Judgment, ...] = ()
     wider: Wider | None = None  # the dictionary to learn again; set before that starts
     probed: dict[str, ProbedOnce] = Field(default_factory=dict)  # by task, once the winner is probed
+    damage: dict[str, UnderDamage] = Field(default_factory=dict)  # likewise, on damaged images
 
 
 class Clock:
@@ -122,9 +123,9 @@ class Journal:
         self.memory = self.memory.model_copy(update={"wider": wider})
         self.save()
 
-    def keep_probe(self, probed: Mapping[str, ProbedOnce]) -> None:
-        """Record the results of the winner's linear probe."""
-        self.memory = self.memory.model_copy(update={"probed": dict(probed)})
+    def keep_probe(self, probed: Mapping[str, ProbedOnce], damage: Mapping[str, UnderDamage]) -> None:
+        """Record the results of the winner's linear probe, and those on damaged images."""
+        self.memory = self.memory.model_copy(update={"probed": dict(probed), "damage": dict(damage)})
         self.save()
 
     def of(self, name: str, rung: int | None = None) -> Judgment | None:

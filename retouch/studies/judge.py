@@ -17,20 +17,22 @@ from common.data import Images, Labels
 from common.encoders import Encoder
 from common.errors import UserError
 from finetune.checks import before_and_after, check_null, state_digests, why_no_null
-from finetune.config import LabelEfficiencyConfig
+from finetune.config import DAMAGES, LabelEfficiencyConfig
 from finetune.efficiency import Right, draw_rows, label_efficiency, right_answers
 from finetune.embedding import Embedding, embedded
 from finetune.features import Extraction, Features, extract
-from finetune.kinds.classes import run_probe
+from finetune.kinds.classes import run_probe, under_damage
+from finetune.metrics import score
 from finetune.pooling import Space, build_spaces
-from finetune.probes import Candidates, Linear, Search, build_task
+from finetune.probes import Candidates, Fitted, Linear, Search, build_task
 from finetune.records import Checks
 from finetune.results import Probed
 from finetune.worth import LabelEfficiency
 from retouch.studies.contestants import Contestant
-from retouch.studies.images import LabelSet, titled_tasks
+from retouch.studies.images import LabelSet, chosen_rows, titled_tasks
 from retouch.studies.journal import ProbedOnce
 from retouch.studies.plan import JudgeCost, ProbeKind
+from retouch.studies.results import UnderDamage
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 RIDGE = Linear(kind="ridge", l2=STRENGTHS)
@@ -54,6 +56,7 @@ class Tested(NamedTuple):
 
     outcome: Probed
     predictions: Tensor  # int64 [n]
+    fitted: Fitted
 
 
 class Probing(NamedTuple):
@@ -63,6 +66,7 @@ class Probing(NamedTuple):
     probed: dict[str, ProbedOnce]  # by task, with a linear probe on all labeled images; empty without one
     embeddings: list[Embedding]  # one per label set
     places: list[int]  # of each task's embedding in this list
+    damage: dict[str, UnderDamage]  # by task, in the same way as all contestants; empty if not asked for
 
 
 def space_of(encoder: Encoder, poolings: Sequence[str]) -> Space:
@@ -108,18 +112,19 @@ class Judge:
                 found[title] = self._tested(RIDGE, candidates, _labels(images, name, train), test, part, name)
         return found
 
-    def probe(self, one: Contestant, kind: ProbeKind | None) -> Probing:
-        """The test, a checked linear probe on all labeled training images, and embeddings of the test images.
+    def probe(self, one: Contestant, kind: ProbeKind | None, damaged: int = 0) -> Probing:
+        """The test, a checked linear probe on all labeled training images, embeddings, and the test on damaged images.
 
-        All three use the same features, which take most of the time.
+        The first three use the same features, which take most of the time.
 
         Args:
             kind: of the linear probe; None: without one.
+            damaged: test images of each set that are tested again when they are damaged; 0: none.
         """
         encoder = one.encoder()
         before = state_digests([encoder])
         space = space_of(encoder, one.poolings)
-        found = Probing({}, {}, [], [])
+        found = Probing({}, {}, [], [], {})
         for part, tasks in titled_tasks(self.sets):
             images = part.images.train if kind else part.images.train.only(part.fitted)
             train, test = self._features(encoder, space, images), self._features(encoder, space, part.images.test)
@@ -140,7 +145,26 @@ class Judge:
                     frozen=after == before, null=null, missing=why_no_null(null, asked=True), sha256=digests
                 )
                 found.probed[title] = ProbedOnce(outcome=outcome, checks=checks)
+            if damaged:
+                found.damage.update(self._under_damage(encoder, part, tasks, found.tested, damaged))
         return found
+
+    def _under_damage(
+        self, encoder: Encoder, part: LabelSet, tasks: dict[str, str], tested: dict[str, Tested], count: int
+    ) -> dict[str, UnderDamage]:
+        """The tested classifiers on some test images, as they are and damaged."""
+        rows = chosen_rows(next(iter(part.images.tasks.values()))[1], count, self.seed)
+        some = part.images.only(test=rows)
+        labels = {title: some.tasks[name][1] for title, name in tasks.items()}
+        fitted = {title: tested[title].fitted for title in tasks}
+        found = under_damage(encoder, some.test, fitted, labels, DAMAGES, self.how, self.seed)
+        return {
+            title: UnderDamage(
+                clean=score(tested[title].predictions[rows], labels[title].values, len(labels[title].names)),
+                damaged=scores,
+            )
+            for title, scores in found.items()
+        }
 
     def worth(self, one: Contestant, other: Contestant, draws: LabelEfficiencyConfig) -> dict[str, LabelEfficiency]:
         """How many labels one contestant saves compared with another, by task.
@@ -178,7 +202,7 @@ class Judge:
         self, probe: Linear, candidates: Candidates, labels: Labels, test: Features, part: LabelSet, task: str
     ) -> Tested:
         ran = run_probe(probe, candidates, build_task(labels, SEARCH, self.seed), test, part.images.tasks[task][1])
-        return Tested(ran.outcome, ran.answers.classes)
+        return Tested(ran.outcome, ran.answers.classes, ran.fitted)
 
     def _features(self, encoder: Encoder, space: Space, images: Images) -> Features:
         return extract(encoder, images, list(space.parts), self.how)

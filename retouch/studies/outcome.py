@@ -65,6 +65,7 @@ def study_report(
         checks=checks,
         notes=(*notes(checks, facts, labels), *_unconverged(plan, probed), *unchecked(contenders)),
         worth=worth,
+        damage=journal.memory.damage,
         budget=parts.config.seconds,
         seconds=round(journal.clock.taken, 1),
         image_size=images.size,
@@ -75,7 +76,7 @@ def study_report(
         classes=classes,
         sizes=plan.sizes,
         counts=_counts(images.sets),
-        protocol=_protocol(parts, touched(contenders, bool(probed), worth)),
+        protocol=_protocol(parts, touched(contenders, bool(probed), worth, journal.memory.damage)),
         left_out=plan.left_out,
         made=parts.made,
     )

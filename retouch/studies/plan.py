@@ -37,6 +37,8 @@ CAREFUL = 0.8  # of a share: the most that an estimate may take before it is con
 FAIR = (0.5, 3.0)  # least and most training of the network from scratch, as a multiple of a finalist's
 WORTH_SHARE = 0.1  # of the time for training: the most that measuring its worth in labels may take
 WORTH_SHARES, WORTH_DRAWS = (0.05, 0.1, 0.25, 0.5), 5  # of the fitted images
+DAMAGE_SHARE = 0.05  # likewise, of testing the winner on damaged images
+DAMAGED, FEWEST_DAMAGED = 1000, 200  # test images of each label set for that: the most, and the fewest
 SPARE = 0.03  # of the budget: for errors of the estimates
 REPORTING = 6.0  # seconds for comparisons, results and report
 FREE = 0.7  # of the free memory: the most that features and fits may take
@@ -129,6 +131,7 @@ class Plan(Record):
     probe_kind: ProbeKind = "logistic"  # the usual one, or the faster ridge regression
     enough: int = 0  # minutes that would be enough to train a network; 0: one is trained, or none was to be
     worth: bool = False  # whether to measure how many labels the winner saves
+    damaged: int = 0  # test images of each label set on which the winner is tested again, damaged
     timings: dict[str, Timing] = Field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 

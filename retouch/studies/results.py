@@ -88,6 +88,13 @@ class Counts(Record):
     labeled: int  # all
 
 
+class UnderDamage(Record):
+    """The winner's tested classifier on some test images, as they are and damaged; it is not fitted again."""
+
+    clean: Score
+    damaged: dict[str, Score]  # by damage
+
+
 class StudyReport(Record):
     """All results of a study."""
 
@@ -103,6 +110,7 @@ class StudyReport(Record):
     notes: tuple[str, ...] = ()  # what a reader of these numbers must know (empty in older files)
     # by task, what training is worth in labels: the winner is "encoder", its untrained network "random_init"
     worth: dict[str, LabelEfficiency] = Field(default_factory=dict)
+    damage: dict[str, UnderDamage] = Field(default_factory=dict)  # of the winner, by task (empty in older files)
     budget: float  # seconds
     seconds: float  # taken
     image_size: int
@@ -127,12 +135,18 @@ class StudyReport(Record):
         return next(one for one in self.contenders if one.name == name)
 
 
-def touched(contenders: Sequence[Contender], probed: bool, worth: Mapping[str, LabelEfficiency]) -> str:
+def touched(
+    contenders: Sequence[Contender],
+    probed: bool,
+    worth: Mapping[str, LabelEfficiency],
+    damage: Mapping[str, UnderDamage] | None = None,
+) -> str:
     """How many classifiers were tested on the same images, which matters if the best of them is quoted.
 
     Args:
         probed: whether the winner has a linear probe on all labeled images.
         worth: what the winner's training is worth in labels, by task.
+        damage: the winner on damaged images, by task.
     """
     curves = [len(point.draws) for one in worth.values() for curve in one.curves.values() for point in curve]
     drawn = sum(curves) // max(1, len(worth))  # on each task
@@ -143,7 +157,9 @@ def touched(contenders: Sequence[Contender], probed: bool, worth: Mapping[str, L
     ]
     joined = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
     all_ = len(contenders) + probed + drawn
-    return f"each task's test images were used by {all_:,} classifiers, once each: {joined}"
+    again = next(iter((damage or {}).values()), None)
+    copies = f"; damaged copies of {again.clean.n:,} of them {len(again.damaged)} times, by the winner" if again else ""
+    return f"each task's test images were used by {all_:,} classifiers, once each: {joined}{copies}"
 
 
 def read_results(path: str | Path) -> StudyReport:

@@ -1,4 +1,4 @@
-"""What a study sends to W&B besides numbers: contestants, comparisons, the race, what a gain is worth, confusion."""
+"""What a study sends to W&B besides numbers: contestants, comparisons, damage, the race, labels saved, confusion."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ def study_shown(report: StudyReport) -> Iterator[Shown]:
         [
             (one.task, one.one, one.other, one.found.difference, *one.found.ci95, one.adjusted_p)
             for one in report.comparisons
+        ],
+    )
+    yield Sheet(
+        "damage",
+        ("task", "damage", "test_accuracy", "low", "high"),
+        [
+            (task, damage, one.accuracy, *one.ci95)
+            for task, found in report.damage.items()
+            for damage, one in {"none": found.clean, **found.damaged}.items()
         ],
     )
     racers = [one for one in report.contenders if one.kind == "restoring" and one.validations]

@@ -11,9 +11,11 @@ from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.encoders.provenance import Provenance
 from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Identity, Mask, Mixed
-from retouch.reporting.damage import damage_of
+from retouch.reporting.damage import damage_named, damage_of
+from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
-from retouch.reporting.training import learned_sentences
+from retouch.reporting.training import introduced, learned_sentences
+from tests.retouch.reporting.reading import Page
 from tests.retouch.reporting.runs import write_pretraining
 
 
@@ -34,6 +36,21 @@ from tests.retouch.reporting.runs import write_pretraining
 )
 def test_damage_is_said_with_its_strength(pretext: AnyPretext, said: str) -> None:
     assert said in damage_of(pretext.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gaussian sigma=0.1", "Gaussian noise (standard deviation 0.1; black is 0 and white is 1)"),
+        ("gray", "no color"),
+        ("holes ratio=0.25 size=8", "holes (25% of the squares of 8 px)"),
+        ("blur sigma=(0.5, 2.0)", "blur (a Gaussian of 0.5 to 2 px)"),
+        ("fog", "fog"),
+        ("holes ratio=a lot", "holes ratio=a lot"),
+    ],
+)
+def test_the_damage_of_test_images_is_said_in_words(name: str, said: str) -> None:
+    assert damage_named(name) == said
 
 
 @pytest.mark.parametrize("pretext", [Identity().model_dump(), {"kind": "pca"}, {"kind": "denoise", "new": 1}, None])

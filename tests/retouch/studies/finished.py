@@ -13,7 +13,7 @@ from finetune.metrics import compare, score
 from finetune.predictions import Predictions, write_predictions
 from finetune.records import DataFacts
 from retouch.studies.plan import Sizes
-from retouch.studies.results import Contender, Counts, Kind, StudyReport, Validation, Versus
+from retouch.studies.results import Contender, Counts, Kind, StudyReport, UnderDamage, Validation, Versus
 from tests.retouch.reporting.runs import (
     CLASSES,
     EVIL,
@@ -35,6 +35,7 @@ HITS = {
     name: {50: LABELS[None] == end - 1, 200: LABELS[None] < end} for name, end in (("encoder", 2), ("random_init", 1))
 }
 WORTH = label_efficiency(HITS)
+SOME, FEWER = (score(answers_of(LABELS[:100], share, 3), LABELS[:100], 3) for share in (0.75, 0.5))
 
 
 def contender(name: str, kind: Kind, right: float) -> Contender:
@@ -89,6 +90,7 @@ def write_study(folder: Path) -> Path:
         data={"animal": DataFacts(train="folder:animals", test="folder:tests", image_size=16, duplicates=0)},
         classes={"animal": CLASSES},
         worth={"animal": WORTH},
+        damage={"animal": UnderDamage(clean=SOME, damaged={"gray": FEWER, "holes ratio=0.25": SOME})},
         sizes=Sizes(judged=100, fitted=200, tested=300),
         counts={"animal": Counts(judged=100, fitted=200, labeled=500)},
         protocol="ridge",

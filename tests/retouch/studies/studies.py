@@ -42,6 +42,7 @@ def plan(folder: Path, **changes: Any) -> str:
         rungs=(Rung(seconds=1.0, steps=dict.fromkeys(NAMES, 3)), Rung(seconds=4.0, steps=steps)),
         scratch=4,
         probe=True,
+        damaged=30,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "given.json", found.model_copy(update=changes).model_dump(mode="json"))

@@ -22,8 +22,10 @@ from common.data import build_source, load_images
 from common.engine.loop import Trained
 from common.machine.distributed import World
 from common.runs.tracking import Tracker
+from finetune.config import DAMAGES
 from finetune.data import LabeledData, load_labeled, open_sources
 from finetune.embedding import Embedding
+from finetune.metrics import score
 from pretrain.config import PretrainConfig
 from retouch.studies import budget, final, judge, outcome, run
 from retouch.studies.config import StudyConfig
@@ -43,8 +45,8 @@ from retouch.studies.images import label_set
 from retouch.studies.journal import BEAT, CLOCK, Clock, Journal, ProbedOnce, read_plan
 from retouch.studies.judge import Judged, Probing
 from retouch.studies.parts import Parts
-from retouch.studies.plan import RACE_SHARE, JudgeCost, ProbeKind
-from retouch.studies.results import StudyReport
+from retouch.studies.plan import DAMAGED, RACE_SHARE, JudgeCost, ProbeKind
+from retouch.studies.results import StudyReport, UnderDamage
 from tests.retouch.reporting.runs import answers_of, probe_result
 
 HERE = World(0, 1, torch.device("cpu"))
@@ -121,15 +123,20 @@ class FakeJudge:
     def test(self, one: Contestant) -> dict[str, judge.Tested]:
         self.machine.work(budget.testing_seconds(self.parts, cost_of(one)) * self.machine.tests, one.name)
         right = RIGHT.get(one.name, 0.4)
-        return {"color": judge.Tested(None, answers_of(self.labels, right, 8))}  # type: ignore[arg-type]
+        return {"color": judge.Tested(None, answers_of(self.labels, right, 8), None)}  # type: ignore[arg-type]
 
-    def probe(self, one: Contestant, kind: ProbeKind | None) -> Probing:
-        tested = self.test(one)
+    def probe(self, one: Contestant, kind: ProbeKind | None, damaged: int = 0) -> Probing:
+        tested, again = self.test(one), {}
+        if damaged:
+            passes = len(DAMAGES) * damaged / COUNTS["judged"]
+            self.machine.work(passes * cost_of(one).extraction * self.machine.tests, "damage")
+            found = score(tested["color"].predictions, self.labels, 8)
+            again["color"] = UnderDamage(clean=found, damaged={"gray": found})
         if kind is None:
-            return Probing(tested, {}, [], [])
+            return Probing(tested, {}, [], [], again)
         self.machine.work(budget.probing_seconds(self.parts, [cost_of(one)], kind) * self.machine.probes, "probe")
         outcome = ProbedOnce(outcome=probe_result()[0].linear)
-        return Probing(tested, {"color": outcome}, [Embedding(torch.zeros(50, 2), torch.arange(50))], [0])
+        return Probing(tested, {"color": outcome}, [Embedding(torch.zeros(50, 2), torch.arange(50))], [0], again)
 
     def worth(self, one: Contestant, *given: Any) -> dict[str, Any]:
         self.machine.work(budget.worth_seconds(self.parts) / self.machine.pace * self.machine.probes, "worth")
@@ -341,3 +348,55 @@ def test_simple_methods_get_the_time_that_networks_cannot_use(
     assert "random_patches" in {one.name for one in report.contenders}  # it takes a third of the budget
     assert not any(line.startswith("random_patches:") for line in report.left_out)
     assert machine.now <= 1.1 * 140
+
+
+def test_the_winner_is_tested_on_damaged_images_in_the_time_that_was_planned(
+    images: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine()
+    report = studied(machine, images)
+    assert 0 < machine.worked["damage"] <= 0.05 * 1200
+    assert list(report.damage) == ["color"]
+    assert not [line for line in report.left_out if "damaged" in line]
+    slow = Machine()
+    monkeypatch.setattr("retouch.studies.plan.DAMAGE_SHARE", 0.001)
+    report = studied(slow, images)
+    assert slow.worked["damage"] == 0
+    assert report.damage == {}
+    assert f"{report.winner} on damaged test images: needs too much time" in report.left_out
+
+
+def test_as_many_images_are_damaged_as_there_is_time_for(images: SimpleNamespace) -> None:
+    cost = SimpleNamespace(extraction=2.4)  # a second for 1,000 images
+    parts: Any = SimpleNamespace(images=images, journal=SimpleNamespace(costs=[cost]))
+    assert budget.damage_seconds(parts, 1000) == pytest.approx(3 * 1.0)
+    counts = [budget.damaged_images(parts, seconds) for seconds in (60.0, 1.5, 0.61, 0.59, 0.0, -1.0)]
+    assert counts == [DAMAGED, 500, 203, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("memory", "contestants", "planted", "said"),
+    [
+        (1 << 20, None, {}, "the linear probe of kmeans on all labeled images: needs too much time or memory"),
+        (64 << 30, None, {"BASELINE_SHARE": 1e-4}, "kmeans: "),
+        (
+            *(64 << 30, ("kmeans", "scratch"), {}),
+            "scratch: it uses the network of a contestant that restores images, but none competes",
+        ),
+        (64 << 30, None, {"FEWEST_STEPS": 100_000}, "mask: needs at least "),
+    ],
+    ids=["no memory", "a slow baseline", "no network", "too few steps"],
+)
+def test_what_is_left_out_is_said_with_its_cause(
+    memory: int,
+    contestants: tuple[str, ...] | None,
+    planted: dict[str, float],
+    said: str,
+    images: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in planted.items():
+        monkeypatch.setattr(f"retouch.studies.plan.{name}", value)
+    change: dict[str, Any] = {} if contestants is None else {"contestants": contestants}
+    left_out = studied(Machine(memory=memory), images, **change).left_out
+    assert [line for line in left_out if line.startswith(said)], left_out

@@ -28,6 +28,7 @@ from retouch.reporting.reading import read_facts
 from retouch.studies import final, journal, outcome, run
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import Learned, Restoring, Speed
+from retouch.studies.images import chosen_rows
 from retouch.studies.journal import CLOCK, Clock, Journal, read_plan
 from retouch.studies.judge import PROBES, Judge
 from retouch.studies.parts import Parts
@@ -165,6 +166,30 @@ def test_the_usual_probe_of_the_winner_is_checked(found: StudyReport) -> None:
     assert (checks.null.images, checks.null.chance) == (88, 1 / 8)
     assert not checks.null.above_chance
     assert found.notes == ()
+
+
+def test_the_winner_answers_some_test_images_again_when_they_are_damaged(
+    ended: tuple[StudyReport, Parts], home: Path
+) -> None:
+    report, parts = ended
+    found = report.damage["color"]
+    assert list(found.damaged) == ["gaussian sigma=0.1", "gray", "holes ratio=0.25"]
+    assert {score.n for score in (found.clean, *found.damaged.values())} == {30}
+    assert len({score.confusion for score in (found.clean, *found.damaged.values())}) > 1
+    assert report.protocol.count("; damaged copies of 30 of them 3 times, by the winner") == 1
+    # undamaged: as it was tested
+    [said] = read_predictions(home / "whole")
+    [part] = parts.images.sets
+    rows = chosen_rows(part.images.tasks["color"][1], 30, parts.config.seed)
+    right = (said.answers[report.winner] == said.labels)[rows]
+    assert found.clean.accuracy == pytest.approx(right.double().mean())
+    # an encoder that sees gray only does not miss the color
+    again = parts.judge.probe(parts.field.named("colorize_tiny"), None, 30).damage["color"]
+    assert again.damaged["gray"].confusion == again.clean.confusion
+    assert parts.judge.probe(parts.field.named("colorize_tiny"), None).damage == {}
+    page = (home / "whole" / "report.html").read_text()
+    assert "Robustness to damage" in page
+    assert "and damaged copies of 30 of them 3 times, by the same classifiers" in page
 
 
 def test_the_test_of_the_winner_is_the_same_from_the_features_of_its_probe(ended: tuple[StudyReport, Parts]) -> None:

@@ -49,6 +49,10 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert "Methods learned without labels from 1,234 images of 16 px." in said
     assert "The study took 1,180 s; its budget was 1,200 s." in said
     assert "Left out of pretraining: 7 images that repeat test images." in said
+    assert (
+        "colorize and mask learn by restoring damaged images; untrained is such a network with random weights;" in said
+    )
+    assert "learns patches or a linear code, without a network." in said
     assert "Left out: mixed: needs at least 90 s." in said
     assert "3 of 300 test images are also training images" in said
     assert "training from scratch on the labels" in said
@@ -76,7 +80,7 @@ def test_the_page_says_what_a_rung_is_before_its_first_use(study: Path) -> None:
 
 
 SECTIONS = [
-    *("study", "choices", "errors", "places", "training", "data", "code", "cost", "repeat", "limits"),
+    *("study", "choices", "errors", "places", "training", "data", "damage", "code", "cost", "repeat", "limits"),
 ]
 
 
@@ -87,6 +91,10 @@ def test_the_page_of_a_study_has_all_its_parts(study: Path) -> None:
     assert "colorize was chosen from 5 contestants by cross-validated ridge regression on 100 labeled training" in said
     # five contestants, of which one is a baseline, and two networks again with 50 and 200 labels
     assert "The 300 test images of folder:tests were used once by each of 9 classifiers, 3 of them only for" in said
+    assert "and damaged copies of 100 of them 2 times, by the same classifiers" in said
+    damage = said[said.index("The classifier of a study's winner, as in the race's table, on 100 of its test images") :]
+    assert "undamaged% no color% holes% animal colorizewinner of study 75.0" in damage
+    assert "Damage: no color and holes (25% of the squares of 4 px)." in damage
     assert "animal: colorize, the winner of study" in said
     assert "animal: test images as colorize sees them" in said
     assert "300 test images: the interval of an accuracy extends up to 5.6 points to either side." in said
@@ -132,7 +140,12 @@ def test_wandb_gets_contestants_comparisons_the_race_and_what_a_gain_is_worth(st
         confusion=lambda name, *given: told.update({name: given}),
     )
     send(tracker, study_shown(read_results(study)))  # type: ignore[arg-type]
-    assert list(told) == ["contestants", "comparisons", "race", "label_efficiency/animal", "confusion/animal", "data"]
+    assert list(told) == [
+        *("contestants", "comparisons", "damage", "race", "label_efficiency/animal", "confusion/animal", "data"),
+    ]
+    assert [row[:3] for row in told["damage"][1]] == [
+        ("animal", "none", 0.75), ("animal", "gray", 0.5), ("animal", "holes ratio=0.25", 0.75),
+    ]  # fmt: skip
     assert told["confusion/animal"][1] == read_results(study).named("colorize").test["animal"].confusion
     columns, rows = told["contestants"]
     assert {len(row) for row in rows} == {len(columns)}
