@@ -137,7 +137,15 @@ def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:
     report.add_argument(
         "-o", "--out", metavar="FILE", help="default: report.html; for a model card, such as mine/encoder/README.md"
     )
-    report.add_argument("--markdown", action="store_true", help="a model card instead, printed unless -o names a file")
+    form = report.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="a model card instead, printed unless -o names a file")
+    form.add_argument(
+        "--label",
+        nargs="*",
+        metavar="key.sub=value",
+        help="add a part for labeling images: those that the encoder learned from, or data=IMAGES, encoder=RUN, "
+        "data.limit=1000, ...",
+    )
     report.set_defaults(run=_report)
     runs = commands.add_parser("runs", help="list the runs and their results", description=_runs.__doc__)
     runs.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="default: runs")
@@ -240,14 +248,16 @@ def _repeat(given: argparse.Namespace) -> int:
 
 
 def _report(given: argparse.Namespace) -> int:
-    """Write the findings of runs as one HTML file, which needs no network and no script."""
+    """Write the findings of runs as one HTML file, which needs no network, and no script unless --label adds a part for
+    labeling images.
+    """
 
     def work() -> None:
         from retouch.reporting.card import model_card, write_card
         from retouch.reporting.page import write_report
 
         if not given.markdown:
-            say(f"{write_report(given.runs, given.out or 'report.html')}")
+            say(f"{write_report(given.runs, given.out or 'report.html', given.label)}")
         elif given.out is None:
             say(model_card(given.runs).rstrip("\n"))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from retouch.reporting.page import Report
 
 
-def report(*runs: str | Path, out: str | Path = "report.html") -> Report:
-    """Write the findings of runs as one HTML file, which needs no network and no script.
+def report(*runs: str | Path, out: str | Path = "report.html", label: Sequence[str] | None = None) -> Report:
+    """Write the findings of runs as one HTML file, which needs no network, and no script except for labeling images.
 
         page = retouch.report("runs/mine", "runs/mine-probe")
         page.verdict  # the answer, in a few sentences
@@ -22,16 +23,22 @@ def report(*runs: str | Path, out: str | Path = "report.html") -> Report:
     Args:
         runs: finished runs, or folders of runs.
         out: the file; an earlier report there is replaced.
+        label: adds a part for labeling images, with these settings (see ``retouch.label``); ``[]``: those that the
+            first encoder learned from.
 
     Returns:
         Its ``path``, the ``question`` that the runs answer, and the ``verdict``.
 
     Raises:
-        UserError: with every problem: a folder that is not a finished run, or an ``out`` that holds something else.
+        UserError: with every problem: a folder that is not a finished run, images that cannot be labeled, or an ``out``
+            that holds something else.
     """
     from retouch.reporting.page import report as work
 
-    return work(runs, out)
+    if label is None:
+        return work(runs, out)
+    with in_turn():  # the encoder sees the images
+        return work(runs, out, label)
 
 
 def model_card(*runs: str | Path, out: str | Path | None = None) -> ModelCard:

@@ -53,7 +53,7 @@ CONTRASTS = """(() => {
 })()"""
 MIDDLE = """(() => {
   const one = document.querySelector(SELECTOR);
-  one.scrollIntoView({block: "center"});
+  one.scrollIntoView({block: "center", behavior: "instant"});
   const box = one.getBoundingClientRect();
   return [box.x + box.width / 2, box.y + box.height / 2];
 })()"""

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -53,10 +54,22 @@ def write_page(config: LabelConfig, out: str | Path) -> LabelingPage:
     return LabelingPage(out, len(shown.paths))
 
 
+class Script(NamedTuple):
+    """The script of the page, and its sha256 in base64, by which a content security policy allows it."""
+
+    text: str
+    digest: str
+
+
+def read_script() -> Script:
+    """It comes with Retouch."""
+    text = files("retouch.labeling").joinpath("label.js").read_text(encoding="utf-8")
+    return Script(text, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
+
+
 def html(shown: Shown, title: str) -> str:
     """The page."""
-    script = files("retouch.labeling").joinpath("label.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script = read_script()
     data = {
         "paths": shown.paths,
         "features": base64.b64encode(shown.features.numpy().tobytes()).decode(),
@@ -71,8 +84,8 @@ def html(shown: Shown, title: str) -> str:
         mark=Markup(MARK),
         title=title,
         count=len(shown.paths),
-        script=Markup(script),
-        digest=digest,
+        script=Markup(script.text),
+        digest=script.digest,
         # in a script element, only "<" could end it
         data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
         sheets=shown.sheets,

@@ -163,6 +163,15 @@ class Panel(Block):
 
 
 @dataclass(frozen=True)
+class Frame(Block):
+    """A page with a script, inside the page."""
+
+    page: str  # HTML
+    title: str
+    digest: str  # sha256 of its script in base64: no other script may run
+
+
+@dataclass(frozen=True)
 class Commands(Block):
     """Lines for a shell."""
 

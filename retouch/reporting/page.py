@@ -1,4 +1,4 @@
-"""The page: parts as one HTML file that needs no network, no script and no other file."""
+"""The page: parts as one HTML file that needs no network, no other file, and no script but for labeling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from markupsafe import Markup
 from common.errors import UserError, check_all
 from common.files import ELSEWHERE, in_full, is_address, is_marked, write_text
 from common.machine.versions import signature
+from retouch.reporting.blocks import Frame
 from retouch.reporting.facts import Facts
+from retouch.reporting.labeling import labeling_frame
 from retouch.reporting.parts import page_parts
 from retouch.reporting.reading import read_facts
 from retouch.reporting.sentences import about, question, verdict
@@ -41,27 +43,30 @@ class Report:
         return str(self.path)
 
 
-def report(folders: Sequence[str | Path], out: str | Path) -> Report:
+def report(folders: Sequence[str | Path], out: str | Path, label: Sequence[str] | None = None) -> Report:
     """Write the report of some runs as one HTML file, atomically; an earlier report is replaced.
 
     Args:
         folders: finished runs, or folders of runs.
+        label: settings of a part for labeling images, which needs a script; None: there is none.
 
     Raises:
-        UserError: with every problem: a folder that is not a finished run, or an ``out`` that holds something else.
+        UserError: with every problem: a folder that is not a finished run, images that cannot be labeled, or an ``out``
+            that holds something else.
     """
     out = in_full(out)
     facts, _ = check_all(lambda: read_facts(folders), lambda: check_out(out))
+    frame = None if label is None else labeling_frame(facts, label)
     try:
-        write_text(out, html(facts))
+        write_text(out, html(facts, frame))
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
     return Report(out, question(facts), tuple(verdict(facts)))
 
 
-def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
+def write_report(folders: Sequence[str | Path], out: str | Path, label: Sequence[str] | None = None) -> Path:
     """The same as ``report``, but returns only the path."""
-    return report(folders, out).path
+    return report(folders, out, label).path
 
 
 def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Sequence[str] = SUFFIXES) -> None:
@@ -83,8 +88,8 @@ def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Seque
         raise UserError(f"{out} exists and is not a {what} of retouch, so it is not replaced; choose another file")
 
 
-def html(facts: Facts) -> str:
-    """The page."""
+def html(facts: Facts, label: Frame | None = None) -> str:
+    """The page, with a part for labeling images if there is one."""
     environment = Environment(
         loader=PackageLoader("retouch.reporting", "."),
         autoescape=True,
@@ -96,7 +101,8 @@ def html(facts: Facts) -> str:
         mark=Markup(MARK),
         question=question(facts),
         verdict=verdict(facts),
-        parts=page_parts(facts),
+        parts=page_parts(facts, label),
+        digest="" if label is None else label.digest,
         about=about(facts),
         footer=f"Written on {date.today():%Y-%m-%d} by {signature()}.",
     )

@@ -23,6 +23,7 @@ from retouch.reporting.blocks import (
     Confusion,
     Figure,
     Figures,
+    Frame,
     Panel,
     Part,
     Points,
@@ -69,8 +70,8 @@ from retouch.reporting.sentences import (
     RULE,
     chains,
     distinct,
-    listed,
     labels_rules,
+    listed,
     number,
 )
 from retouch.reporting.several import several_blocks
@@ -101,11 +102,19 @@ ERROR = (
     "better than the mean image. It is empty if the code alone does not give an image."
 )
 
+LABEL = (
+    "Name two classes and click images, in the grid or on the map: a classifier learns from each click, guesses the "
+    "rest, and shows the most uncertain ones. Save gives labels.csv, which probe, finetune and study read."
+)
 PROBES_DAMAGED = "The same linear probes on damaged test images, without refitting."
 
 
-def page_parts(facts: Facts) -> list[Part]:
-    """All parts of the page: the only place that decides their order."""
+def page_parts(facts: Facts, label: Frame | None = None) -> list[Part]:
+    """All parts of the page: the only place that decides their order.
+
+    Args:
+        label: the page for labeling images, if that was asked for.
+    """
     sets = ImageSets()
     found = [
         Part("study", "The race" if raced(facts) else "The contestants", study_blocks(facts)),
@@ -119,10 +128,11 @@ def page_parts(facts: Facts) -> list[Part]:
         Part("layers", "Layers and poolings", _layers(facts)),
         Part("errors", "Errors", _errors(facts, sets)),
         Part("places", "Map and neighbors", places_part(facts, sets)),
+        Part("label", "Label images", () if label is None else (Prose((LABEL,)), label)),
         Part("training", "Training", training_blocks(facts)),
         Part("restored", "Original, damaged, restored", restored_blocks(facts)),
         Part("atoms", "Atoms", _atoms(facts)),
-        Part("data", "Data", _data(facts)),
+        Part("data", "Data", (*_data(facts), *(() if label is not None else labeling_blocks(facts)))),
         Part("damage", "Robustness to damage", _damage(facts)),
         _code(facts),
         Part("cost", "Cost", _only(cost_table(facts))),
@@ -141,7 +151,7 @@ def card_parts(facts: Facts) -> list[Part]:
         Part("baselines", "Baselines", _only(baseline_table(facts))),
         Part("multilabel", "Several labels per image", several_blocks(facts.label_entries)),
         Part("masks", "Masks", several_blocks(facts.dense_entries)),
-        Part("data", "Data", _data(facts)),
+        Part("data", "Data", (*_data(facts), *labeling_blocks(facts))),
         Part("choices", "How it was measured", (Prose(tuple(chosen(facts))),) if chosen(facts) else ()),
         Part("limits", "Limits", _limits(facts, remarks(facts))),  # a card has no part about training
         Part("repeat", "How to repeat", _repeat(facts)),
@@ -360,7 +370,7 @@ def _data(facts: Facts) -> tuple[Block, ...]:
     tables = [*unlabeled_tables(facts), *labeled_tables(facts), *_only(repeats_table(facts))]
     said = (Prose(("Warnings from the runs:",)), Points(tuple(warned))) if warned else ()
     came = (Prose(tuple(chains(facts))),) if chains(facts) else ()
-    return (*tables, *came, *said, *labeling_blocks(facts))
+    return (*tables, *came, *said)
 
 
 def _damage(facts: Facts) -> tuple[Block, ...]:

@@ -65,13 +65,16 @@ def test_the_nav_names_every_page_once_and_no_other(made: dict[str, str | bytes]
     assert sorted(found) == sorted(written | {path for path in made if path.endswith(".md")})
 
 
+OF_OTHERS = ("demo", "report")  # whose settings are those of recipes, and of the labeling page
+
+
 def test_every_command_is_in_the_reference_and_those_with_settings_have_a_page(made: dict[str, str | bytes]) -> None:
     known, page = reference.commands(), text(made, "reference/commands.md")
     assert len(known) > 10
     for one in known:
         assert f"\n## {one.name}\n" in page
         assert f"usage: retouch {one.name} " in page
-        has_key = "key" in one.usage.partition("\n\n")[0] and one.name != "demo"  # its settings are those of recipes
+        has_key = "key" in one.usage.partition("\n\n")[0] and one.name not in OF_OTHERS
         assert has_key == (one.schema is not None), one.name
         assert (one.schema is not None) == (one.settings_page in made)
 
