@@ -19,6 +19,7 @@ from retouch.reporting.labeling import labeling_frame
 from retouch.reporting.parts import page_parts
 from retouch.reporting.reading import read_facts
 from retouch.reporting.sentences import about, question, verdict
+from retouch.reporting.training import introduced
 
 MARK = '<meta name="generator" content="retouch report">'  # identifies a report as ours
 SUFFIXES = (".html", ".htm")
@@ -103,6 +104,6 @@ def html(facts: Facts, label: Frame | None = None) -> str:
         verdict=verdict(facts),
         parts=page_parts(facts, label),
         digest="" if label is None else label.digest,
-        about=about(facts),
+        about=" ".join(filter(None, [about(facts), introduced(facts)])),
         footer=f"Written on {date.today():%Y-%m-%d} by {signature()}.",
     )

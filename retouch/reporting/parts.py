@@ -106,6 +106,10 @@ LABEL = (
     "Name two classes and click images, in the grid or on the map: a classifier learns from each click, guesses the "
     "rest, and shows the most uncertain ones. Save gives labels.csv, which probe, finetune and study read."
 )
+BASELINES = (
+    "Test accuracy of the same probes where no encoder was trained: on the features of the untrained network, which "
+    "has the random weights that training began with, and on raw pixels."
+)
 PROBES_DAMAGED = "The same linear probes on damaged test images, without refitting."
 
 
@@ -121,7 +125,7 @@ def page_parts(facts: Facts, label: Frame | None = None) -> list[Part]:
         Part("choices", "What was chosen", _choices(facts)),
         Part("results", "Results", _results(facts)),
         Part("seeds", "Over several seeds", seeds_blocks(facts)),
-        Part("baselines", "Baselines", _only(baseline_table(facts))),
+        Part("baselines", "Baselines", _baselines(facts)),
         Part("multilabel", "Several labels per image", _multilabel(facts)),
         Part("masks", "Masks", several_blocks(facts.dense_entries)),
         Part("labels", "With fewer labels", _labels(facts)),
@@ -148,7 +152,7 @@ def card_parts(facts: Facts) -> list[Part]:
         Part("study", "The race", study_tables(facts)),
         Part("results", "Results", _results(facts)),
         Part("seeds", "Over several seeds", seeds_blocks(facts)),
-        Part("baselines", "Baselines", _only(baseline_table(facts))),
+        Part("baselines", "Baselines", _baselines(facts)),
         Part("multilabel", "Several labels per image", several_blocks(facts.label_entries)),
         Part("masks", "Masks", several_blocks(facts.dense_entries)),
         Part("data", "Data", (*_data(facts), *labeling_blocks(facts))),
@@ -174,6 +178,11 @@ def _results(facts: Facts) -> tuple[Block, ...]:
         blocks.insert(0, Prose((LEGEND,), small=True, wide=True))
     blocks += _only(finetune_table(facts))
     return (*blocks, Prose((RULE,), small=True)) if blocks else ()
+
+
+def _baselines(facts: Facts) -> tuple[Block, ...]:
+    table = baseline_table(facts)
+    return () if table is None else (Prose((BASELINES,)), table)
 
 
 def _labels(facts: Facts) -> tuple[Block, ...]:
@@ -229,10 +238,10 @@ def _layers(facts: Facts) -> tuple[Block, ...]:
         about.append(f"{FEW} fitted on {few:,} images, for a first comparison; all others are fitted on all images.")
     said, more = depth_sentences(facts), figures[OPEN_MAPS:]
     return (
+        Prose(tuple(about), small=True),
         *((Points(tuple(said)),) if said else ()),
         Figures(tuple(figures[:OPEN_MAPS])),
         *((Figures(tuple(more), folded=counted(len(more), "more map")),) if more else ()),
-        Prose(tuple(about), small=True),
     )
 
 

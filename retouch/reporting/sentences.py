@@ -160,7 +160,9 @@ def about(facts: Facts) -> str:
     started = sorted(origin.log.started[:10] for origin in facts.origins if origin.log.started)
     days = f", {' to '.join(distinct([started[0], started[-1]]))}" if started else ""
     probe = " A probe is a classifier on the features of the frozen encoder." if facts.probes else ""
-    return f"{listed(runs)}{days}: {listed([origin.name for origin in facts.origins])}.{probe}"
+    measured = facts.probes or facts.finetuning or facts.studies
+    brackets = " Points are percentage points; 95% intervals are in brackets." if measured else ""
+    return f"{listed(runs)}{days}: {listed([origin.name for origin in facts.origins])}.{probe}{brackets}"
 
 
 def chains(facts: Facts) -> list[str]:

@@ -11,10 +11,10 @@ from retouch.reporting.blocks import Block, Cell, Column, Figure, Figures, Point
 from retouch.reporting.charts import Racer, labels_chart, race_chart
 from retouch.reporting.compare import LEVEL, holm
 from retouch.reporting.facts import Facts, Studied
-from retouch.reporting.sentences import interval, labels_rules, number, signed
+from retouch.reporting.sentences import interval, labels_rules, listed, number, signed
 from retouch.reporting.tables import EMPTY, accuracy, gain
 from retouch.studies.plan import ProbeKind
-from retouch.studies.results import Contender, StudyReport
+from retouch.studies.results import Contender, Kind, StudyReport
 from retouch.studies.verdict import shown_name
 
 RULE = (
@@ -23,6 +23,15 @@ RULE = (
     "column. The untrained network is the contestant's own, with the random weights that its training began with."
 )
 
+KINDS: dict[Kind, tuple[str, str]] = {  # of one contestant, and of several
+    "restoring": ("learns by restoring damaged images", "learn by restoring damaged images"),
+    "untrained": ("is such a network with random weights", "are such networks with random weights"),
+    "simple": (
+        "learns patches or a linear code, without a network",
+        "learn patches or a linear code, without a network",
+    ),
+    "pretrained": ("was trained by others, on other images", "were trained by others, on other images"),
+}
 PROBES: dict[ProbeKind, str] = {"logistic": "the usual linear probe", "ridge": "a linear probe by ridge regression"}
 
 
@@ -56,6 +65,7 @@ def _tables(report: StudyReport, name: str) -> list[Block]:
         f"Methods learned without labels from {report.unlabeled_images:,} images of {report.image_size} px.",
         f"The study took {report.seconds:,.0f} s; its budget was {report.budget:,.0f} s.",
     ]
+    about += _contestants(report)
     if report.raced:
         about.append("The networks were trained in rungs, parts of a race: after each, the worse half left.")
     if report.repeated:
@@ -75,6 +85,16 @@ def _tables(report: StudyReport, name: str) -> list[Block]:
     if report.left_out:
         found.append(Points(tuple(f"Left out: {line}." for line in report.left_out)))
     return found
+
+
+def _contestants(report: StudyReport) -> list[str]:
+    """What each kind of contestant is."""
+    found = []
+    for kind, (one, many) in KINDS.items():
+        names = [shown_name(each.name, each.kind) for each in report.contenders if each.kind == kind]
+        if names:
+            found.append(f"{listed(names)} {one if len(names) == 1 else many}")
+    return [f"{'; '.join(found)}."] if found else []
 
 
 def _contenders(report: StudyReport, task: str) -> Table:

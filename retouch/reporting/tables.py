@@ -64,13 +64,14 @@ def condensed(table: Table) -> Table:
     same = same if len(same) < len(filled) - 1 else []
     kept = [one for one in filled if one not in same]
     said = [
-        " ".join(filter(None, [column.text, cells[0].text, cells[0].below, column.below])) for column, cells in same
+        " ".join(filter(None, [f"{column.text}:", one.text, column.below, one.below and f"({one.below})"]))
+        for column, (one, *_) in same
     ]
     return replace(
         table,
         columns=tuple(column for column, _ in kept),
         rows=tuple(zip(*(cells for _, cells in kept), strict=True)),
-        foot=f"In every row: {'; '.join(said)}." if said else table.foot,
+        foot=f"In every row, {'; '.join(said)}." if said else table.foot,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from common.words import counted
 from pretrain.report.panels import panel_images
 from pretrain.ruler.measured import Measured
@@ -12,6 +14,7 @@ from retouch.reporting.facts import Curves, Facts, FineTuning, Pretraining
 from retouch.reporting.pictures import TILE, picture, read_picture
 from retouch.reporting.sentences import listed, number
 
+INTRODUCED = 5  # kinds of damage that are named at the top of the page
 SOUND = "No training fault was found: the network does not copy its input or collapse, and training does not diverge."
 RULER = (
     "PSNR: how close restored images are to the originals, in decibels; higher is closer, and 10 more means a tenth "
@@ -25,8 +28,8 @@ RULER = (
     "collapsed, and the text says so.",
 )
 HELD_OUT = (
-    "The loss in the charts is on training images, cropped and flipped as in training. The two losses in the text are "
-    "on images without these changes: compare them with each other, not with the chart."
+    "The loss is what training lowers. In the charts it is on training images, cropped and flipped as in training. The "
+    "two losses in the text are on images without these changes: compare them with each other, not with the chart."
 )
 
 
@@ -84,6 +87,17 @@ def learned_sentences(facts: Facts) -> list[str]:
             task = f"; the images to restore had {damage}" if damage else ""
             found.setdefault(f"{run.card.name}, {run.card.parameters:,} parameters{task}", []).append(run.origin.name)
     return [f"{listed(names)}: {what}." for what, names in found.items()]
+
+
+def introduced(facts: Facts) -> str:
+    """What each network learned to restore, in a few words; empty if there is none, or if there are many."""
+    found: dict[str, list[str]] = {}
+    for run in facts.pretraining:
+        if run.card is not None and (damage := damage_of(run.card.provenance.pretext)):
+            short = re.sub(r", drawn per image| \([^)]*\)", "", damage)
+            found.setdefault(short, []).append(run.origin.name)
+    said = [f"{listed(names)} learned to restore images that had {damage}" for damage, names in found.items()]
+    return f"Without labels, {'; '.join(said)}." if 0 < len(said) <= INTRODUCED else ""
 
 
 def training_sentences(facts: Facts) -> list[str]:

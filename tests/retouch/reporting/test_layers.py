@@ -49,7 +49,7 @@ def test_accuracies_of_fits_on_few_images_are_marked_and_finalists_have_their_la
     assert [one.text for one in inside(layer_chart(found)).iter("text") if one.text][-2:] == ["66.0", "70.0"]
     assert "50.0°" in layer_chart(found)
     [part] = [part for part in page_parts(facts) if part.anchor == "layers"]
-    assert "° fitted on 90 images" in f"{part.blocks[-1]}"
+    assert "° fitted on 90 images" in f"{part.blocks[0]}"
 
 
 @pytest.mark.parametrize(

@@ -69,3 +69,25 @@ def test_runs_of_one_network_and_damage_share_a_sentence(tmp_path: Path) -> None
     assert first.startswith(f"a and b: small_cnn, {parameters:,} parameters; the images to restore had Gaussian noise")
     assert second == f"c: small_cnn, {parameters:,} parameters; the images to restore had no color."
     assert learned_sentences(read_facts([write_pretraining(tmp_path / "d")])) == []
+
+
+def test_the_page_says_at_its_top_what_each_network_learned_unless_there_are_many(tmp_path: Path) -> None:
+    encoder = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
+    several = Mixed(members=[Gaussian(), Gray(), Holes()], at_most=2)
+    runs = []
+    for name, pretext in (("a", Denoise()), ("b", Denoise()), ("c", Colorize()), ("d", several)):
+        runs.append(write_pretraining(tmp_path / name, sha256=name * 64))
+        export_encoder(encoder, tmp_path / name / "encoder", Provenance(pretext=pretext.model_dump(mode="json")))
+    said = (
+        "Without labels, a and b learned to restore images that had Gaussian noise; c learned to restore images that "
+        "had no color; d learned to restore images that had Gaussian noise, no color or holes, up to 2 per image."
+    )
+    facts = read_facts(runs)
+    assert introduced(facts) == said
+    assert said in Page(html(facts)).said
+    assert introduced(read_facts([write_pretraining(tmp_path / "e")])) == ""
+    for number in range(3):
+        runs.append(write_pretraining(tmp_path / f"more-{number}", sha256=f"{number}" * 64))
+        hidden = Mask(ratio=0.3 + 0.1 * number).model_dump(mode="json")
+        export_encoder(encoder, runs[-1] / "encoder", Provenance(pretext=hidden))
+    assert introduced(read_facts(runs)) == ""
