@@ -25,6 +25,7 @@ from finetune.metrics import wilson_interval
 from finetune.pooling import build_spaces
 from finetune.probes import Candidates, Fitted
 from finetune.results import ProbeReport, read_results
+from finetune.summary import notes
 from finetune.table import labels_text, point_text, worth_lines
 from finetune.worth import LabelEfficiency, LabelPoint, Worth
 from tests.finetune.probing import probing
@@ -301,3 +302,17 @@ def test_results_without_it_can_be_read(tmp_path: Path) -> None:
 def test_shares_and_images_per_class_exclude_each_other() -> None:
     with pytest.raises(UserError, match="give shares or per_class, not both"):
         retouch.probe({"encoder": "e", "label_efficiency": {"shares": [0.1], "per_class": [5]}})
+
+
+def test_fits_with_fewer_labels_that_did_not_converge_are_noted(tmp_path: Path) -> None:
+    found = label_efficiency({"encoder": {10: torch.ones(1, 4, dtype=torch.bool)}})
+    result = probe_result("shape", 0.8)
+    config = ProbeConfig.model_validate({"out": tmp_path, "encoder": "e"})
+    for unconverged in ({}, {"encoder": 3}):
+        measured = found.model_copy(update={"unconverged": unconverged})
+        report = ProbeReport(results=(result.model_copy(update={"label_efficiency": measured}),))
+        said = [note for note in notes(config, report) if "label efficiency" in note]
+        assert said == [
+            f"shape: in the label efficiency of {subject}, {count} fits did not converge: its accuracies may be too low"
+            for subject, count in unconverged.items()
+        ]

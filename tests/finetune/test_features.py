@@ -223,9 +223,14 @@ def test_the_key_depends_on_encoder_images_and_precision() -> None:
     assert digest(how=dataclasses.replace(HOW, batch_size=3)) == digest()
 
 
-def test_shapes_at_another_size_are_measured_and_refusals_name_the_key() -> None:
+def test_shapes_at_another_size_are_measured_and_refusals_name_the_key(caplog: pytest.LogCaptureFixture) -> None:
     encoder = HalvingEncoder(8)
+    layer_shapes(encoder, 8)
+    assert caplog.messages == []
     assert layer_shapes(encoder, 16) == [(3, 8, 8), (3, 4, 4)]
+    [said] = caplog.messages
+    assert said.startswith("data.image_size=16, but ")
+    assert said.endswith(" was built for images of 8 px; it sees objects at a scale it was not trained on")
     with pytest.raises(UserError, match=r"data\.image_size=1"):
         layer_shapes(encoder, 1)
 

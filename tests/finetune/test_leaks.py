@@ -72,7 +72,9 @@ def probed(out: Path, encoder: Path, data: Path, **changes: Any) -> ProbeReport:
     )
 
 
-def test_leaks_are_counted_and_listed_and_all_of_them_are_in_a_file(tmp_path: Path, data: Path) -> None:
+def test_leaks_are_counted_and_listed_and_all_of_them_are_in_a_file(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     report = probed(tmp_path / "out", encoder_of(tmp_path, str(data / "pool")), data)
     facts = report.results[0].data
     assert (facts.duplicates, facts.left_out) == (4, 0)
@@ -85,6 +87,8 @@ def test_leaks_are_counted_and_listed_and_all_of_them_are_in_a_file(tmp_path: Pa
     assert [pair.alike for pair in facts.near_duplicates.most_alike].count(1) == 4
     for pair in facts.near_duplicates.most_alike:
         assert Path(pair.test).name == Path(pair.other).name
+    assert "4 of 40 test images are identical to training images: test accuracy may be too high" in caplog.messages
+    assert "10 of 40 test images nearly repeat training images: test accuracy may be too high" in caplog.text
     task = report.results[0].task
     assert f"{task}: 10 of 40 test images repeat training images, at least nearly" in report.notes
     assert any("10 of 40 test images repeat images of pretraining" in note for note in report.notes)
@@ -133,7 +137,10 @@ def test_images_of_pretraining_and_training_are_compared_once_if_they_are_the_sa
 
 def test_images_that_leak_can_be_left_out_of_training(tmp_path: Path, data: Path) -> None:
     encoder = encoder_of(tmp_path, "shapes")
-    kept, dropped = (probed(tmp_path / leaks, encoder, data, leaks=leaks).results[0] for leaks in ("keep", "drop"))
+    reports = [probed(tmp_path / leaks, encoder, data, leaks=leaks) for leaks in ("keep", "drop")]
+    kept, dropped = (report.results[0] for report in reports)
+    left_out = ["these 10 training images were left out" in " ".join(report.notes) for report in reports]
+    assert left_out == [False, True]
     assert (kept.linear.n_train, dropped.linear.n_train) == (40, 30)
     assert (dropped.data.left_out, dropped.data.duplicates) == (10, 4)
     assert dropped.linear.test.n == kept.linear.test.n == 40

@@ -10,6 +10,7 @@ import pytest
 
 from common.errors import UserError
 from finetune.results import FinetuneResult, ProbeReport, StepChoice, Tuned, read_results, write_results
+from finetune.summary import finetune_notes
 from tests.finetune.toys import probe_result, score_of
 
 
@@ -112,3 +113,22 @@ def test_choices_read_as_one_line() -> None:
     result = probe_result("shape", 0.5)
     assert result.linear.choice.text == "layer 0+1+2, avg, l2 0.001"
     assert finetuned().tuned.choice.text == "step 450 of 1,000"
+
+
+def test_what_a_reader_of_a_fine_tuned_network_has_to_know_is_noted() -> None:
+    sound = finetuned()
+    assert sound.linear_probe is not None
+    assert finetune_notes(sound) == ()
+    ended = sound.tuned.model_copy(update={"choice": sound.tuned.choice.model_copy(update={"step": 1000})})
+    choice = sound.linear_probe.choice.model_copy(update={"at_end_of_grid": True, "unconverged": 2})
+    probe = sound.linear_probe.model_copy(update={"choice": choice, "converged": False})
+    planted = {"tuned": ended, "from_scratch": ended, "linear_probe": probe, "start_converged": False}
+    assert finetune_notes(sound.model_copy(update=planted)) == (
+        "shape: the trained network was best on validation at its last step, 1,000: more steps may be better",
+        "shape: the same network from scratch was best on validation at its last step, 1,000: more steps may be better",
+        "shape: the linear probe at which the classifier started did not converge: head_start=random may be as good",
+        "shape: the linear probe did not converge: its accuracy may be too low",
+        "shape: the linear probe was chosen among fits of which 2 did not converge",
+        "shape: the linear probe's L2 strength is at an end of its grid: retouch probe with a wider probe.l2 may be "
+        "more accurate",
+    )

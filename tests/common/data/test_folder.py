@@ -100,3 +100,16 @@ def test_fingerprint_covers_names_and_sizes(tmp_path: Path) -> None:
     assert FolderSource(str(two)).fingerprint == same  # a copy elsewhere is the same set
     (two / "cat" / "0.png").rename(two / "cat" / "00.png")
     assert FolderSource(str(two)).fingerprint != same
+
+
+def test_classes_that_are_called_like_splits_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train", "test", "plane"):
+        (tmp_path / name).mkdir()
+        picture(7).save(tmp_path / name / "7.png")
+    source = FolderSource(str(tmp_path))
+    assert caplog.messages == []
+    assert source.labels().names == ("plane", "test", "train")
+    assert (
+        f"folder:{tmp_path}: test and train are taken for classes, but look like splits; if they are splits, name one: "
+        f"folder:{tmp_path}/train"
+    ) in caplog.messages

@@ -114,3 +114,14 @@ def test_the_name_of_a_network_is_no_folder() -> None:
     for name in ("timm/resnet18", "small_cnn"):
         with pytest.raises(UserError, match=f"builds by its name is encoder.name={name}"):
             start_encoder(StartConfig(path=Path(name)), image_size=16)
+
+
+def test_smaller_images_than_those_that_it_learned_from_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = exported(tmp_path / "cnn", "cnn", size=32)
+    for size in (32, 64):
+        start_encoder(StartConfig(path=folder), image_size=size)
+    assert "keep its scale" not in caplog.text
+    start_encoder(StartConfig(path=folder), image_size=16)
+    assert "it learned from images of 32 px, and now sees 16: set data.image_size=32 to keep its scale" in caplog.text

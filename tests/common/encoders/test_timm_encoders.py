@@ -273,3 +273,19 @@ def test_pretrained_weights_are_kept_as_they_are(local_weights: dict[str, Tensor
     (tmp_path / "weights.pth").unlink()
     export_encoder(encoder, tmp_path / "encoder")
     torch.testing.assert_close(load_encoder(tmp_path / "encoder")(images(2)), encoder(images(2)), rtol=0, atol=0)
+
+
+def test_a_last_map_that_is_small_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    build_encoder(EncoderConfig(name="timm/test_resnet"), image_size=32)
+    assert "the last map" not in caplog.text
+    build_encoder(EncoderConfig(name="timm/test_resnet"), image_size=8)
+    assert "timm/test_resnet: the last map of a 8 px image is only 1x1; larger images" in caplog.text
+
+
+def test_a_small_stem_in_front_of_pretrained_weights_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **given: create(name, **given))
+    build_encoder(EncoderConfig(name="timm/test_resnet", pretrained=True, stem="small"), image_size=32)
+    assert any("the small stem has no pretrained weights and starts from random ones" in one for one in caplog.messages)

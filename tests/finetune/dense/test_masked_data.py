@@ -126,3 +126,19 @@ def test_masks_are_looked_at_once_before_the_first_seed_where_no_seed_draws_imag
         with pytest.raises(KeyboardInterrupt):
             seeds.probe(config_of(here, tmp_path / f"out-{limit}", seeds=3, data={"limit": limit}))
         assert len(looks) == expected
+
+
+def test_classes_that_are_too_small_for_the_size_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 1
+    for number in range(10):
+        Image.fromarray(np.full((64, 64, 3), 20 * number, np.uint8)).save(tmp_path / f"images/{number}.png")
+        mask[0, 0] = 9 if number else 0  # a single pixel
+        Image.fromarray(mask).save(tmp_path / f"masks/{number}.png")
+    data = ProbeData(train=str(tmp_path / "images"), masks=str(tmp_path / "masks"), workers=0)
+    assert open_masked(data, 64, 0).classes.numbers == (0, 1, 9)
+    assert caplog.messages == []
+    assert open_masked(data, SIZE, 0).classes.numbers == (0, 1)
+    assert any("class 9 has no pixel left at 16 px, the size that is measured" in line for line in caplog.messages)

@@ -235,7 +235,9 @@ def test_columns_of_0_and_1_give_the_same_as_lists(here: Path, report: ProbeRepo
     assert result.subjects["encoder"].test == lists.subjects["encoder"].test
 
 
-def test_test_labels_are_taken_by_name(here: Path, report: ProbeReport, tmp_path: Path) -> None:
+def test_test_labels_are_taken_by_name(
+    here: Path, report: ProbeReport, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The test set has a label less, so its own numbers are others."""
     lines = (here / "test/a.csv").read_text().splitlines()[1:]
     cells = [line.split(",") for line in lines]
@@ -246,6 +248,7 @@ def test_test_labels_are_taken_by_name(here: Path, report: ProbeReport, tmp_path
     assert found.labels == ("light", "red")
     assert test.per_label == (None, before.per_label[1])
     assert test.positives == (0, before.positives[1])
+    assert "tags: no test image has light, so the average precision there is unknown" in caplog.messages
 
 
 def test_without_a_test_set_a_fifth_is_held_out_with_each_label_in_both(here: Path) -> None:

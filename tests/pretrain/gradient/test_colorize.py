@@ -157,3 +157,15 @@ def test_gray_photographs_are_refused(photographs: Tensor) -> None:
 def test_a_stride_that_does_not_fit_the_image_is_named(encoder_for: EncoderFor) -> None:
     (problem,) = Colorize(stride=3).check(encoder_for(Colorize(), "cnn"))
     assert problem == "pretext.stride is 3, which does not divide the image size 16"
+
+
+def test_bins_that_are_not_settled_in_time_are_warned_of(
+    photographs: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "retouch"):
+        Colorize(bins=12).fit(photographs)
+        assert caplog.messages == []
+        monkeypatch.setattr("pretrain.gradient.pretexts.colorize.PASSES", 1)
+        Colorize(bins=12).fit(photographs)
+    [said] = caplog.messages
+    assert said.startswith("k-means of the color bins did not converge in 1 passes over ")

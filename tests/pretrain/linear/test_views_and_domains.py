@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from common.augment import WHOLE
 from common.errors import UserError
@@ -83,3 +84,19 @@ def test_tca_is_fitted_even_if_domains_are_too_similar_to_compare() -> None:
     alike = torch.cat([images[:1].expand(80, -1, -1, -1), images[80:]])  # most distances are zero
     encoder = fit(Tca(components=2, landmarks=20, kernel="linear"), alike, alike.flip(0))
     assert encoder(images).isfinite().all()
+
+
+def test_codes_whose_domains_cannot_be_compared_are_named_and_the_fit_stays(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def compared(a: Tensor, b: Tensor) -> float:
+        if a.shape[1] == 3 * SIDE**2:  # pixels
+            raise ValueError("the median distance between 60 rows is 0: give a width")
+        return 0.5
+
+    monkeypatch.setattr("pretrain.linear.tca.maximum_mean_discrepancy", compared)
+    images = images_of("", limit=30)
+    encoder = fit(Tca(components=2, landmarks=20), images, 1 - images)
+    assert encoder(images).isfinite().all()
+    assert "no discrepancy for pixels: the median distance between 60 rows is 0: give a width" in caplog.messages
+    assert "maximum mean discrepancy between the two domains: pca 0.5000, kernel_pca 0.5000, tca 0.5000" in caplog.text

@@ -260,3 +260,18 @@ def test_values_are_scaled_as_in_training_and_pages_that_are_left_are_said(
     assert opened[0].levels == levels
     assert "have several pages" in caplog.text
     assert ("the encoder was trained on values 0 to 65535" in caplog.text) == (asked != "null")
+
+
+def test_pictures_that_cannot_be_read_are_named_and_many_are_counted(
+    run_of: RunOf, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(2):  # one is there already
+        (pictures / f"broken-{number}.png").write_bytes(b"no picture")
+    found = restore(run_of("denoise"), pictures, tmp_path / "out")
+    assert sum("left out: " in line and "broken" in line for line in caplog.messages) == len(found.failed) == 3
+    assert "results.json lists them" not in caplog.text
+    caplog.clear()
+    monkeypatch.setattr("pretrain.restoring.restore.SAID", 2)
+    restore(run_of("denoise"), pictures, tmp_path / "again")
+    assert sum("left out: " in line for line in caplog.messages) == 2
+    assert "3 pictures cannot be read and are left out; results.json lists them" in caplog.messages

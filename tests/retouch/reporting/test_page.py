@@ -211,6 +211,15 @@ def test_a_panel_is_taken_apart_into_its_images() -> None:
     assert panel_images(Image.new("RGB", (300, 200)), 16) is None
 
 
+def test_a_picture_that_cannot_be_read_is_left_out_and_warned_of(
+    runs: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "atoms" in Page(html(read_facts(runs))).sections
+    (runs[0] / "panels" / "atoms.png").write_bytes(b"no picture")
+    assert "atoms" not in Page(html(read_facts(runs))).sections
+    assert f"{runs[0]}/panels/atoms.png cannot be read and is left out of the report: " in caplog.text
+
+
 def test_errors_are_shown_with_their_images_if_these_are_still_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,6 +269,7 @@ LIMITS = [
     ),
     (facts_of(probe_result(train="shapes:train:10")), "The images of shapes are drawn by a program"),
     (encoders(denoise=0.8), "Each encoder was trained once."),
+    (encoders(denoise=0.8), "Each gain is over a single untrained network"),
     (encoders(denoise=0.8), "The labeled images that classifiers learned from are one random draw."),
     (encoders(denoise=0.8, mask=0.7), "2 encoders were tested on the same images"),
     (facts_of(probe_result(), left_out=["runs/x has not finished"]), "Left out: runs/x has not finished."),
@@ -301,7 +302,14 @@ def test_neighbors_between_those_tried_are_no_limit(k: tuple[int, ...]) -> None:
 
 def test_two_seeds_of_one_pretext_take_the_limit_of_one_seed_away() -> None:
     both = facts_of(probe_result(sha256="a" * 64), probe_result(sha256="b" * 64))
-    assert not [text for text in limits(both) if text.startswith("Each encoder was trained once.")]
+    assert not [text for text in limits(both) if text.startswith(("Each encoder was trained once.", "Each gain"))]
+
+
+def test_several_networks_on_the_same_test_images_are_said(tmp_path: Path) -> None:
+    runs = [write_finetuning(tmp_path / name) for name in ("one", "two")]
+    said = "2 networks were tested on the same images. Using the one that is best on them means choosing on the test"
+    assert [text for text in limits(read_facts(runs)) if text.startswith(said)]
+    assert not [text for text in limits(read_facts(runs[:1])) if "networks were tested" in text]
 
 
 def uneven_facts() -> Facts:

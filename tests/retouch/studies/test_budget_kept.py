@@ -70,6 +70,7 @@ class Machine:
     tests: float = 1.0  # how many times as long as estimated tests take
     probes: float = 1.0  # likewise, linear probes and what a gain is worth
     killed: float | None = None  # when
+    memory: int = 64 << 30  # bytes
     now: float = 0.0
     racing: bool = False
     done: dict[str, Trained] = field(default_factory=dict)  # as of the last checkpoint
@@ -240,7 +241,7 @@ def patched(patch: pytest.MonkeyPatch, machine: Machine) -> None:
     patch.setattr(Simple, "fit", fit_simple)
     patch.setattr(Restoring, "fit", fit)
     patch.setattr(budget, "scratch_pace", lambda *given: machine.work(1.2, "measuring") / 6)
-    patch.setattr(budget, "available_memory", lambda: 64 << 30)
+    patch.setattr(budget, "available_memory", lambda: machine.memory)
     patch.setattr(final, "run_scratch", scratch)
     patch.setattr(outcome, "scratch_seconds", lambda *given: machine.trained["scratch"])
 

@@ -152,6 +152,13 @@ def test_a_gain_is_measured_in_labels_on_draws_of_the_images_that_were_fitted(
     assert final.worth_of(parts, valued, "mask_tiny", [loss]) == ({}, [])
     worth, unknown = final.worth_of(parts, valued, "mask_tiny", [gain])
     assert unknown == []
+    clocked = replace(parts, config=parts.config.model_copy(update={"plan": None}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Clock, "left", property(lambda clock: 0.001))
+        none, [line] = final.worth_of(clocked, valued, "mask_tiny", [gain])
+    assert none == {}
+    assert line.startswith("what mask_tiny is worth in labels: needs up to ")
+    assert line.endswith(" s, but only 0 s were left")
     curves = worth["color"].curves
     assert [point.labels for point in curves["encoder"]] == [18, 35, 70]  # a quarter, a half and all of the fitted
     # with all labels both are as they were tested

@@ -109,6 +109,15 @@ def test_an_interval_that_goes_beyond_the_curve_says_so() -> None:
     assert saved(found) == "with 200 labels, that is worth about 600 more [more than 600, more than 600]"
 
 
+def test_a_gain_whose_worth_is_not_above_its_labels_says_that_it_is_not_known() -> None:
+    worth = Worth(labels=200, equals=150, ci95=(100, 200))
+    curve = tuple(LabelPoint(labels=count, draws=(0.5,)) for count in (200, 800))
+    found = LabelEfficiency(
+        protocol="", curves={"encoder": curve, "random_init": curve}, worth={"random_init": (worth,)}
+    )
+    assert saved(found) == "what that is worth in labels is not known"
+
+
 def test_a_gain_that_no_labels_reach_is_said_so() -> None:
     found = label_efficiency({"encoder": hits(0.7, 0.8, 0.9, 0.95), "random_init": hits(0.3, 0.4, 0.5, 0.6)})
     assert saved(found) == "with 100 labels, it is ahead of that network with all 800"
@@ -134,6 +143,26 @@ def test_a_better_model_that_others_trained_is_a_no() -> None:
     assert said.startswith("No: the pretrained resnet18 beats colorize by 10.0 points [")
     # the rest is about the winner
     assert "colorize beats the untrained network by 20.0 points" in said
+
+
+def test_an_untrained_network_or_pixels_that_are_better_are_a_no() -> None:
+    said = told("untrained", 0.70, {"restoring": ("mask", 0.60)})
+    assert said.startswith("No: the untrained network beats mask by 10.0 points [")
+    said = told("pixels", 0.70, {"restoring": ("mask", 0.60)})
+    assert said.startswith("No: raw pixels beat mask by 10.0 points [")
+
+
+def test_a_winner_that_is_worse_than_another_network_is_said_to_be() -> None:
+    said = told("restoring", 0.70, {"untrained": ("untrained", 0.5), "restoring": ("mask", 0.8)})
+    assert said.startswith("Yes: colorize beats the untrained network by 20.0 points [")
+    assert "colorize is worse than mask by 10.0 points [" in said
+
+
+def test_without_its_untrained_network_nothing_is_known_of_a_winner() -> None:
+    said = told("restoring", 0.70, {"pixels": ("pixels", 0.5)})
+    assert said.startswith(
+        "Not known: colorize was not compared with its untrained network. colorize beats raw pixels by"
+    )
 
 
 def test_a_better_network_from_scratch_is_a_no() -> None:
