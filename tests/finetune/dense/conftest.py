@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.finetune.dense.pictures import exported, pictures
+from tests.finetune.dense.masked_pictures import exported, pictures
 
 
 @pytest.fixture(scope="module")

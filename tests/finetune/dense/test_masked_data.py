@@ -18,7 +18,7 @@ from common.encoders.export import export_encoder
 from finetune import seeds
 from finetune.dense.data import load_masked, open_masked
 from finetune.multilabel.data import ProbeData
-from tests.finetune.dense.pictures import SIZE, config_of, pictures
+from tests.finetune.dense.masked_pictures import SIZE, config_of, pictures
 from tests.finetune.probing import refusal
 
 

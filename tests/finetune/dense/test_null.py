@@ -19,7 +19,7 @@ from finetune.dense.passes import maps_of
 from finetune.probe import probe
 from finetune.records import NullCheck
 from finetune.results import ProbeReport
-from tests.finetune.dense.pictures import config_of, loaded
+from tests.finetune.dense.masked_pictures import config_of, loaded
 
 
 def probed(here: Path, out: Path, **changes: Any) -> ProbeReport:

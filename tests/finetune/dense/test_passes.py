@@ -18,7 +18,7 @@ from finetune.dense.fitting import discriminant
 from finetune.dense.passes import build_parts
 from finetune.dense.pixels import Patches
 from finetune.probes import Search
-from tests.finetune.dense.pictures import HOW, SIZE, loaded
+from tests.finetune.dense.masked_pictures import HOW, SIZE, loaded
 
 
 @pytest.mark.parametrize("layers", [[0], [1], None], ids=["another", "this", "all"])

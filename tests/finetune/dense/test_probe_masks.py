@@ -18,7 +18,7 @@ from finetune.summary import logged_several, notes
 from finetune.table import several_table
 from finetune.tracked import Sheet, probe_shown
 from retouch.comparison import headline
-from tests.finetune.dense.pictures import SIZE, config_of
+from tests.finetune.dense.masked_pictures import SIZE, config_of
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,9 @@ from finetune.ranking import mean_average_precision
 from finetune.records import Checks, ProbeChoice
 from finetune.results import Probed, ProbeReport, ProbeResult, read_results
 from finetune.structured_results import LabelComparison, Several, SeveralProbed, SeveralScore
-from tests.finetune.dense.pictures import exported
-from tests.finetune.dense.pictures import pictures as with_masks
-from tests.finetune.multilabel.pictures import pictures as with_labels
+from tests.finetune.dense.masked_pictures import exported
+from tests.finetune.dense.masked_pictures import pictures as with_masks
+from tests.finetune.multilabel.labeled_pictures import pictures as with_labels
 
 CPU = World(0, 1, torch.device("cpu"))
 HOW = Extraction(CPU.device, torch.float32, 16, 0)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.finetune.dense import pictures as masks
-from tests.finetune.multilabel import pictures as labels
+from tests.finetune.dense import masked_pictures as masks
+from tests.finetune.multilabel import labeled_pictures as labels
 from tests.finetune.probing import refusal
 
 KINDS = {"masks": masks, "labels": labels}

@@ -33,7 +33,7 @@ from finetune.ranking import average_precision, compare_labels, halves, mean_ave
 from finetune.results import ProbeReport, read_results
 from finetune.summary import logged_several
 from finetune.table import several_table
-from tests.finetune.multilabel.pictures import config_of, pictures
+from tests.finetune.multilabel.labeled_pictures import config_of, pictures
 from tests.finetune.probes.features import BAD, BAD_SPACE, CPU
 from tests.finetune.probing import refusal
 

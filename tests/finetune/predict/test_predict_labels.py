@@ -19,8 +19,8 @@ from finetune.predict.run import predict
 from finetune.probe import probe
 from finetune.results import ProbeReport, read_results
 from finetune.structured_results import LabelResult
-from tests.finetune.multilabel.pictures import config_of as probing
-from tests.finetune.multilabel.pictures import pictures
+from tests.finetune.multilabel.labeled_pictures import config_of as probing
+from tests.finetune.multilabel.labeled_pictures import pictures
 from tests.finetune.predict.runs import config_of, export, rows_of
 
 N = 40  # test images

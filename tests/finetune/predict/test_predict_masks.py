@@ -24,8 +24,8 @@ from finetune.predict.masks import laid_over
 from finetune.predict.run import predict
 from finetune.probe import probe
 from finetune.results import ProbeReport, read_results
-from tests.finetune.dense.pictures import SIZE, exported, pictures
-from tests.finetune.dense.pictures import config_of as probing
+from tests.finetune.dense.masked_pictures import SIZE, exported, pictures
+from tests.finetune.dense.masked_pictures import config_of as probing
 from tests.finetune.predict.runs import config_of, rows_of
 
 N = 12  # test images

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.probe import probe
-from tests.finetune.dense import pictures as masks
-from tests.finetune.multilabel import pictures as labels
+from tests.finetune.dense import masked_pictures as masks
+from tests.finetune.multilabel import labeled_pictures as labels
 from tests.finetune.predict.runs import export, probed
 
 QUICK: dict[str, Any] = {
