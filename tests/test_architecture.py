@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,16 @@ FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Everything in a file: parsed once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imported_packages(path: Path) -> set[str]:
     """Top-level names of our own packages that a file imports, anywhere in it."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -50,21 +57,19 @@ def test_no_file_is_a_drawer_and_none_is_too_long() -> None:
     assert {path: length for path, length in lengths.items() if length > 440} == {}
 
 
+IMPORTED = re.compile(rf"^\s*from (?:{'|'.join(MAY_IMPORT)})\b[\w.]* import (\([^)]*\)|.*)", re.MULTILINE)
+REPLACED = re.compile(r"""\bsetattr\(\s*(?:[^,"']+,\s*)?["']([\w.]+)["']""")  # an attribute, or the path of one
+
+
 def test_tests_reach_the_code_by_public_names() -> None:
     """What they import and replace is public: else they would break with every change of the inside."""
     torchs = {"_is_amx_tile_supported", "_is_avx512_bf16_supported"}  # no public name says this of a processor
     wrong = set()
     for path in TESTS:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names: list[str] = []
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in MAY_IMPORT:
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
-                names = [
-                    one.value for one in node.args[:2] if isinstance(one, ast.Constant) and isinstance(one.value, str)
-                ]
-            last = {name.rpartition(".")[2] for name in names} - torchs
-            wrong |= {(str(path.relative_to(ROOT)), name) for name in last if re.match(r"_[a-z]", name)}
+        text = path.read_text(encoding="utf-8")
+        names = {word for line in IMPORTED.findall(text) for word in re.findall(r"\w+", line)}
+        names |= {name.rpartition(".")[2] for name in REPLACED.findall(text)}
+        wrong |= {(str(path.relative_to(ROOT)), name) for name in names - torchs if re.match(r"_[a-z]", name)}
     assert wrong == set()
 
 
@@ -76,20 +81,15 @@ def test_names_of_test_files_are_unique() -> None:
 
 
 def test_what_tests_share_is_in_no_test_file() -> None:
-    wrong = {
-        str(path.relative_to(ROOT)): node.module
-        for path in TESTS
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.module and ".test_" in node.module
-    }
-    assert wrong == {}
+    shared = re.compile(r"^\s*(?:from|import) (tests\.[\w.]*\btest_\w+)", re.MULTILINE)
+    found = {str(path.relative_to(ROOT)): shared.findall(path.read_text(encoding="utf-8")) for path in TESTS}
+    assert {path: modules for path, modules in found.items() if modules} == {}
 
 
 def test_nothing_is_unpickled() -> None:
     banned = {"pickle", "joblib", "dill", "shelve"}
     for path in FILES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        imported = {alias.name for node in nodes(path) if isinstance(node, ast.Import) for alias in node.names}
         assert not imported & banned, path
-        calls = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        assert not [call for call in calls if call.startswith("torch.load(") and "weights_only=True" not in call], path
+        loads = [node for node in nodes(path) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
+        assert not [load for load in loads if "weights_only=True" not in ast.unparse(load)], path

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from pretrain.gradient.decoders import DecoderConfig
 from pretrain.gradient.kept import keep_decoder, read_decoder_card
 from pretrain.gradient.objective import Objective
 from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Mask, Mixed
+from retouch.exporting.export import Exported
 from retouch.exporting.restorer import open_restored
 from retouch.exporting.settings import ExportConfig
 from tests.hub import TOKEN, serving
@@ -39,28 +43,54 @@ HIDDEN = (torch.rand(3, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1
 HIDDEN[2] = 0  # one image has no hole
 
 
-@pytest.fixture
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The folder of a run with its encoder and decoder."""
+def trained(kind: str, home: Path) -> Path:
+    """The folder of a run with its encoder and decoder; the same each time."""
     torch.manual_seed(0)
-    pretext, folder = PRETEXTS[request.param], tmp_path / "mine"
+    pretext, folder = PRETEXTS[kind], home / "mine"
     small = EncoderConfig(model_args={"width": 8, "depth": 1})
     decoder = DecoderConfig(kind="upsampler", width=32)
-    if request.param == "tokens":
+    if kind == "tokens":
         small = EncoderConfig(name="timm/vit_tiny_patch16_224", model_args=VIT)
         decoder = DecoderConfig(kind="transformer", width=32, depth=1)
-    channel = bool(pretext.mask_channel) and request.param != "tokens"
+    channel = bool(pretext.mask_channel) and kind != "tokens"
     encoder = build_encoder(small, image_size=SIDE, view=pretext.view, mask_channel=channel)
     objective = Objective(encoder, decoder, pretext)
     objective.fit(torch.rand(64, 3, SIDE, SIDE))
     for parameter in objective.decoder.parameters():
         parameter.data.add_(0.1 * torch.randn(parameter.shape))  # some start at zero
-    source = f"folder:{tmp_path}/my pictures"
+    source = f"folder:{home}/my pictures"
     training = Provenance(pretext={"kind": pretext.kind}, source=source, levels=None)
     sha256 = export_encoder(encoder, folder / "encoder", training)
     keep_decoder(objective, decoder, folder / "decoder", source=source, encoder_sha256=sha256)
     (folder / "config.yaml").write_text("# retouch pretrain\n")
     return folder
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return trained(request.param, tmp_path)
+
+
+class Program(NamedTuple):
+    """A run, and what its export is when torch opens it."""
+
+    run: Path
+    done: Exported
+    opened: Callable[..., dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def program_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Program]:
+    """Exports, each of which takes a second, for all tests."""
+
+    @cache
+    def exported(kind: str) -> Program:
+        home = tmp_path_factory.mktemp(kind)
+        run = trained(kind, home)
+        done = retouch.export(run, *settings(home / "out", "torch"))
+        return Program(run, done, torch.export.load(home / "out" / "model.pt2").module())
+
+    return exported
 
 
 def settings(to: Path, form: str) -> list[str]:
@@ -78,11 +108,11 @@ def restored(run: Path) -> Tensor:
     return retouch.open_restorer(run)(*given(run))
 
 
-@pytest.mark.parametrize("run", ["denoise", "colorize", *HOLES], indirect=True)
+@pytest.mark.parametrize("kind", ["denoise", "colorize", *HOLES])
 @torch.no_grad()
-def test_a_program_of_torch_restores_as_the_run_does(run: Path, tmp_path: Path) -> None:
-    done = retouch.export(run, *settings(tmp_path / "out", "torch"))
-    program, expected = torch.export.load(tmp_path / "out" / "model.pt2").module(), restored(run)
+def test_a_program_of_torch_restores_as_the_run_does(kind: str, program_of: Callable[[str], Program]) -> None:
+    run, done, program = program_of(kind)
+    expected = restored(run)
     for count in (1, 3):
         found = program(*(one[:count] for one in given(run)))["restored"]
         torch.testing.assert_close(found, expected[:count], rtol=1e-4, atol=1e-5)
@@ -159,11 +189,12 @@ def test_a_decoder_without_its_encoder_is_not_put_on_the_hub(run: Path, tmp_path
         retouch.export(run / "decoder", *settings(tmp_path / "out", "hub"))
 
 
-@pytest.mark.parametrize("run", HOLES, indirect=True)
+@pytest.mark.parametrize("kind", HOLES)
 @torch.no_grad()
-def test_holes_are_filled_whatever_color_they_have_and_the_check_has_holes(run: Path, tmp_path: Path) -> None:
-    done = retouch.export(run, *settings(tmp_path / "out", "torch"))
-    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+def test_holes_are_filled_whatever_color_they_have_and_the_check_has_holes(
+    kind: str, program_of: Callable[[str], Program], tmp_path: Path
+) -> None:
+    run, done, program = program_of(kind)
     images, hidden = given(run)
     found = program(images, hidden)["restored"]
     torch.testing.assert_close(program(torch.where(hidden > 0, 0.9, images), hidden)["restored"], found)
