@@ -50,22 +50,8 @@ def check_null(
     some = even_rows(len(test), NULL_TESTS)
     test, test_labels = test.only(some), test_labels[some]
     once = math.ceil(FREEDOM / (len(train.names) - 1) ** 2)
-    return random_labels(probe, search, seed, candidates.among([space]), train, test, test_labels, range(once))
-
-
-def random_labels(
-    probe: Probe,
-    search: Search,
-    seed: int,
-    candidates: Candidates,
-    train: Labels,
-    test: Features,
-    test_labels: Tensor,
-    numbers: Sequence[int],
-) -> NullCheck:
-    """The check of one repetition for each number."""
-    found = random_answers(probe, search, seed, candidates, train, test, test_labels, numbers)
-    return null_check(found.confusions, found.images).model_copy(update={"unconverged": found.unconverged})
+    among = candidates.among([space])
+    return random_answers(probe, search, seed, among, train, test, test_labels, range(once)).check
 
 
 class RandomAnswers(NamedTuple):
@@ -74,6 +60,11 @@ class RandomAnswers(NamedTuple):
     confusions: Tensor  # int64 [R C C]
     images: int  # that each learned from
     unconverged: int  # fits that did not converge
+
+    @property
+    def check(self) -> NullCheck:
+        """Whether their mean accuracy is chance."""
+        return null_check(self.confusions, self.images).model_copy(update={"unconverged": self.unconverged})
 
 
 def random_answers(

@@ -123,7 +123,12 @@ def test_an_accuracy_that_one_check_in_forty_has_by_chance_is_no_alarm() -> None
 @pytest.mark.parametrize(("classes", "once"), [(2, 9), (3, 3), (4, 1), (8, 1)])
 def test_few_classes_are_repeated(classes: int, once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[range] = []
-    monkeypatch.setattr(checks, "random_labels", lambda *given: asked.append(given[-1]))
+
+    def answers(*given: Any) -> checks.RandomAnswers:
+        asked.append(given[-1])
+        return checks.RandomAnswers(torch.eye(classes, dtype=torch.int64)[None], 60, 0)
+
+    monkeypatch.setattr(checks, "random_answers", answers)
     labels = Labels(torch.arange(60) % classes, tuple(map(str, range(classes))), "task")
     test = Features({}, torch.arange(5))
     candidates = Candidates(test, [], torch.device("cpu"))

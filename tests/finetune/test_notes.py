@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from finetune.results import Comparison, FinetuneResult, StepChoice, Tuned
+from finetune.results import Comparison, FinetuneResult
 from finetune.summary import tuned_or_frozen, wider
-from tests.finetune.toys import probe_result, score_of
+from tests.finetune.toys import finetune_result
 
 
 def of(difference: float, low: float, high: float, p: float) -> FinetuneResult:
     """A network fine-tuned to 50%, and its difference from the linear probe."""
-    result = probe_result("shape", 0.5 - difference)
     found = Comparison(difference=difference, ci95=(low, high), p_value=p, n10=1, n01=1)
-    choice = StepChoice(val_accuracy=0.5, step=450, of_steps=1000)
-    return FinetuneResult(
-        task="shape",
-        classes=result.classes,
-        data=result.data,
-        protocol="trained",
-        start="runs/denoise/encoder",
-        encoder_sha256="0" * 64,
-        tuned=Tuned(
-            choice=choice, n_train=90, n_val=10, test=score_of(0.5), seconds=1.5, compared={"linear_probe": found}
-        ),
-        linear_probe=result.linear,
-    )
+    return finetune_result(0.5, 0.5 - difference, found)
 
 
 @pytest.mark.parametrize(

@@ -9,24 +9,13 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from finetune.results import FinetuneResult, ProbeReport, StepChoice, Tuned, read_results, write_results
+from finetune.results import FinetuneResult, ProbeReport, read_results, write_results
 from finetune.summary import finetune_notes
-from tests.finetune.toys import probe_result, score_of
+from tests.finetune.toys import finetune_result, probe_result
 
 
 def finetuned() -> FinetuneResult:
-    result = probe_result("shape", 0.5)
-    choice = StepChoice(val_accuracy=0.5, step=450, of_steps=1000)
-    return FinetuneResult(
-        task="shape",
-        classes=result.classes,
-        data=result.data,
-        protocol="trained",
-        start="runs/denoise/encoder",
-        encoder_sha256="0" * 64,
-        tuned=Tuned(choice=choice, n_train=90, n_val=10, test=score_of(0.6), seconds=1.5),
-        linear_probe=result.linear,
-    )
+    return finetune_result(0.6, 0.5)
 
 
 def test_results_are_read_back_with_their_version(tmp_path: Path) -> None:

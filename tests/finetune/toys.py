@@ -11,7 +11,7 @@ from torch import Tensor
 from common.data import Images, Labels, Source
 from common.encoders.base import Encoder, View
 from finetune.records import CodeProperties, DataFacts, EncoderFacts, ProbeChoice, Setting
-from finetune.results import Comparison, Probed, ProbeResult, Score, SubjectResult
+from finetune.results import Comparison, FinetuneResult, Probed, ProbeResult, Score, StepChoice, SubjectResult, Tuned
 
 
 class HalvingEncoder(Encoder):
@@ -164,3 +164,20 @@ def probe_result(
 def hits(share: float, n: int = 1000, draws: int = 1) -> Tensor:
     """Which of ``n`` test images are answered right: the first ones, in every draw, ``[draws n]``."""
     return (torch.arange(n) < share * n).expand(draws, -1)
+
+
+def finetune_result(tuned: float, probe: float, over_probe: Comparison | None = None) -> FinetuneResult:
+    """The accuracies of a fine-tuned network and of a linear probe, and how they compare."""
+    result = probe_result("shape", probe)
+    choice = StepChoice(val_accuracy=0.5, step=450, of_steps=1000)
+    compared = {} if over_probe is None else {"linear_probe": over_probe}
+    return FinetuneResult(
+        task="shape",
+        classes=result.classes,
+        data=result.data,
+        protocol="trained",
+        start="runs/denoise/encoder",
+        encoder_sha256="0" * 64,
+        tuned=Tuned(choice=choice, n_train=90, n_val=10, test=score_of(tuned), seconds=1.5, compared=compared),
+        linear_probe=result.linear,
+    )

@@ -17,7 +17,7 @@ from common.data import Labels
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.errors import UserError
-from finetune.checks import random_labels
+from finetune.checks import random_answers
 from finetune.config import ProbeConfig
 from finetune.efficiency import Right, label_efficiency, right_answers
 from finetune.features import Features
@@ -272,7 +272,7 @@ def test_fits_that_did_not_converge_are_counted_wherever_a_probe_is_repeated() -
     features, values = informative(300, 0)
     labels, hasty = Labels(values, ("a", "b", "c"), "t"), HastyMedian()
     given = (Search(), 0, both(features), labels, features, values)
-    null = random_labels(hasty, *given, range(2))
+    null = random_answers(hasty, *given, range(2)).check
     draws = {30: [torch.arange(30), torch.arange(30, 60)]}
     right = right_answers(hasty, Search(), both(features), labels, features, values, draws, 0)
     assert null.unconverged > 2
