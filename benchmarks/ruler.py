@@ -3,14 +3,16 @@
     python benchmarks/ruler.py
     python benchmarks/ruler.py --recipes denoise mask --steps 20
     python benchmarks/ruler.py --recipes denoise_cifar10 --source "parquet:PATH/TO/cifar10/train-*.parquet"
+    python benchmarks/ruler.py --gpu
 
 Short runs of three kinds alternate: without either, with the ruler, and with both. They take a few steps of the recipe,
-and three panels. Processor time of one thread is counted, so other work on the machine is not. A step is timed in the
+and three panels. Processor time of one thread is counted, so other work on the machine is not. With ``--gpu`` the
+network computes on the GPU, and seconds of the clock are counted, each time once the GPU is done. A step is timed in the
 runs without, from the first panel on; measurements at a panel are timed where they happen. Medians over rounds are
 scaled to the recipe's own length: what training computes before its first step, and the ruler at its first panel, once;
 every further panel as often as the recipe has one. The watch is that of ``watch.data=shapes``, with its three tasks;
 reading its images counts. That nothing is left out is seen from the whole short runs (``in_turn``). Results are written
-to ``benchmarks/results/ruler.json``.
+to ``benchmarks/results/ruler.json``, those of a GPU under the name of the recipe and ``_gpu``.
 """
 
 from __future__ import annotations
@@ -49,23 +51,27 @@ def main() -> None:
     parser.add_argument("--source", help="images in place of the recipe's own")
     parser.add_argument("--steps", type=int, default=30, help="steps of a short run")
     parser.add_argument("--rounds", type=int, default=2, help="short runs of each kind")
+    parser.add_argument("--gpu", action="store_true", help="compute on the GPU")
     given = parser.parse_args()
     setup_console()
-    torch.set_num_threads(1)
+    if not given.gpu:
+        torch.set_num_threads(1)
+    device, suffix = (torch.device("cuda", 0), "_gpu") if given.gpu else (torch.device("cpu"), "")
     for name in given.recipes:
-        record("ruler", {name: cost(name, given.source, given.steps, given.rounds)}, seed=0, add=True)
+        found = cost(name, given.source, given.steps, given.rounds, device)
+        record("ruler", {f"{name}{suffix}": found}, seed=0, add=True)
 
 
 @dataclass
 class Timed:
-    """Processor seconds of one short run: in total, after the step of each panel, and for the measurements."""
+    """Seconds of one short run: in total, after the step of each panel, and for the measurements."""
 
     whole: float = 0.0
     steps: list[float] = field(default_factory=list)
     measured: dict[str, list[float]] = field(default_factory=dict)
 
 
-def cost(recipe: str, source: str | None, steps: int, rounds: int) -> dict[str, Any]:
+def cost(recipe: str, source: str | None, steps: int, rounds: int, device: torch.device) -> dict[str, Any]:
     """Seconds of the recipe's training, and of the ruler and the watch in it."""
     changes = ["out=unused"] if source is None else ["out=unused", f"data.source={source}"]
     config = stage_config(GradientPretraining, recipe, changes)
@@ -73,7 +79,7 @@ def cost(recipe: str, source: str | None, steps: int, rounds: int) -> dict[str, 
     found = {kind: list[Timed]() for kind in KINDS}
     for _ in range(rounds):
         for kind, measures in KINDS.items():
-            found[kind].append(short_run(config, images, steps, measures))
+            found[kind].append(short_run(config, images, steps, measures, device))
 
     every = steps // PANELS
     step = median((one.steps[-1] - one.steps[0]) / (every * (PANELS - 1)) for one in found["without"])
@@ -100,16 +106,26 @@ def scaled(rounds: list[list[float]], panels: int, training: float) -> Mapping[s
     return {"first": round(first, 2), "each_further": round(further, 2), "share": round(share, 4)}
 
 
-def short_run(config: GradientPretraining, images: Images, steps: int, measures: tuple[str, ...]) -> Timed:
+def now(device: torch.device) -> float:
+    """Seconds of one processor, or of the clock once the GPU has done what it was given."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def short_run(
+    config: GradientPretraining, images: Images, steps: int, measures: tuple[str, ...], device: torch.device
+) -> Timed:
     """Learn for a few steps with ``PANELS`` panels, each with these measurements."""
-    every, here, timed = steps // PANELS, World(0, 1, torch.device("cpu")), Timed()
+    every, here, timed = steps // PANELS, World(0, 1, device), Timed()
     learner = config.build(config.data.image_size, config.augment, here, config.seed)
     learner.attach(images)
     loader = Loader(learner.images, batch_size=config.batch_size, seed=config.seed)
-    started = time.process_time()
+    started = now(device)
 
     def after_steps(step: int) -> dict[str, float]:
-        timed.steps.append(time.process_time() - started)
+        timed.steps.append(now(device) - started)
         return {}
 
     def watch() -> Watch:
@@ -121,23 +137,25 @@ def short_run(config: GradientPretraining, images: Images, steps: int, measures:
     tasks = [Periodic(every, after_steps)]
     for name in measures:
         timed.measured[name] = []
-        tasks.append(Periodic(every, clocked(makers[name], timed.measured[name])))
+        tasks.append(Periodic(every, clocked(makers[name], timed.measured[name], device)))
     short = config.model_copy(update={"steps": every * PANELS, "epochs": None})
     learn(learner, loader, short, MemoryRun(here), title=learner.title, periodic=tasks)
-    timed.whole = time.process_time() - started
+    timed.whole = now(device) - started
     return timed
 
 
-def clocked(make: Callable[[], Ruler | Watch], seconds: list[float]) -> Callable[[int], Mapping[str, float]]:
-    """``show`` of what it makes, before the first panel, that notes the processor time of each."""
+def clocked(
+    make: Callable[[], Ruler | Watch], seconds: list[float], device: torch.device
+) -> Callable[[int], Mapping[str, float]]:
+    """``show`` of what it makes, before the first panel, that notes the time of each."""
     made: list[Ruler | Watch] = []
 
     def show(step: int) -> Mapping[str, float]:
-        started = time.process_time()
+        started = now(device)
         if not made:
             made.append(make())
         found = made[0].show(step)
-        seconds.append(time.process_time() - started)
+        seconds.append(now(device) - started)
         return found
 
     return show
