@@ -7,8 +7,8 @@
 
 Short runs of three kinds alternate: without either, with the ruler, and with both. They take a few steps of the recipe,
 and three panels. Processor time of one thread is counted, so other work on the machine is not. With ``--gpu`` the
-network computes on the GPU, and seconds of the clock are counted, each time once the GPU is done. A step is timed in the
-runs without, from the first panel on; measurements at a panel are timed where they happen. Medians over rounds are
+network computes on the GPU, and seconds of the clock are counted, each time once the GPU is done. A step is timed in
+the runs without, from the first panel on; measurements at a panel are timed where they happen. Medians over rounds are
 scaled to the recipe's own length: what training computes before its first step, and the ruler at its first panel, once;
 every further panel as often as the recipe has one. The watch is that of ``watch.data=shapes``, with its three tasks;
 reading its images counts. That nothing is left out is seen from the whole short runs (``in_turn``). Results are written

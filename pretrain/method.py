@@ -148,14 +148,14 @@ class MethodLearner(Learner):
         return ()
 
     def damaged(self, chunks: Iterable[Tensor]) -> Iterator[Example]:
-        """Chunks of images ``[n 3 S S]`` in [0, 1] -> damaged, on the CPU; none if it restores nothing.
+        """Chunks of images ``[n 3 S S]`` in [0, 1] -> damaged, on the encoder's device; none if it restores nothing.
 
         Every call damages the same images in the same way.
         """
         return iter(())
 
     def trials(self, chunks: Iterable[Tensor], shown: int) -> Iterator[Trial]:
-        """Chunks that are damaged as by ``damaged`` -> scored by the network, on the CPU.
+        """Chunks that are damaged as by ``damaged`` -> scored by the network, on its device.
 
         Args:
             shown: the chunks that hold the first ``shown`` images come with restored images.

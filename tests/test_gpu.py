@@ -25,6 +25,7 @@ from common.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from common.engine.gradient import GradientLearner
 from common.machine.distributed import World, world
 from common.machine.precision import resolve_precision
+from pretrain.ruler.restorers import FOR_DAMAGE, MEAN_IMAGE, NOTHING, Damaged, Restorer, pca
 from tests.recipe import Killed, kill_at, last_checkpoint, logged, pretraining
 from tests.toys import ToyAutoencoder, loop_config, noise_images, state_at
 
@@ -200,3 +201,16 @@ def test_draws_on_the_gpu_are_a_function_of_the_step(tmp_path: Path) -> None:
     first, other, again = drawn
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("kind", FOR_DAMAGE)
+def test_trivial_restorers_give_on_the_gpu_what_they_give_on_the_cpu(kind: str) -> None:
+    images = noise_images(64).rows(torch.arange(64)).float() / 255
+    hidden = (torch.rand(64, 1, *images.shape[2:], generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    for restorer in (NOTHING, MEAN_IMAGE, *FOR_DAMAGE[kind], Restorer("PCA", pca(8))):
+        there = restorer.candidates(images.to(DEVICE))
+        for on_cpu, on_gpu in zip(restorer.candidates(images), there, strict=True):
+            expected = on_cpu(Damaged(images, hidden))
+            found = on_gpu(Damaged(images.to(DEVICE), hidden.to(DEVICE)))
+            assert found.device == DEVICE, restorer.name
+            assert float((found.cpu() - expected).abs().mean()) < 1e-4, restorer.name

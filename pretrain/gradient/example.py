@@ -25,10 +25,6 @@ class Example(NamedTuple):
     shift: Tensor | None = None  # [B 1 h' w']
     scale: Tensor | None = None  # [B 1 h' w']
 
-    def cpu(self) -> Example:
-        """The same example on the CPU."""
-        return Example._make(part if part is None else part.cpu() for part in self)
-
     @property
     def hidden(self) -> Tensor:
         """Where the encoder knows that a pixel is hidden: ``[B 1 H W]``, 1 there and 0 elsewhere."""
@@ -48,7 +44,3 @@ class Trial(NamedTuple):
     example: Example
     restored: Tensor | None  # RGB in [0, 1]; None if it was not asked for  [B 3 H W]
     losses: Tensor  # the sum of the objective's losses, of each image        [B]
-
-    def cpu(self) -> Trial:
-        """The same trial on the CPU."""
-        return Trial(self.example.cpu(), None if self.restored is None else self.restored.cpu(), self.losses.cpu())

@@ -166,16 +166,17 @@ class AutoencoderLearner(GradientLearner, MethodLearner):
     def damaged(self, chunks: Iterable[Tensor]) -> Iterator[Example]:
         seed_step(self.config.seed, 0)
         for images in chunks:
-            yield self.objective.damage(images.to(self.world.device)).cpu()
+            yield self.objective.damage(images.to(self.world.device))
 
     def trials(self, chunks: Iterable[Tensor], shown: int) -> Iterator[Trial]:
         seed_step(self.config.seed, 0)
-        for images in chunks:
-            example = self.objective.damage(images.to(self.world.device))
-            with autocast(self.world.device, self.dtype):  # as in training
-                trial = self.objective.trial(example, pictured=shown > 0)
-            yield trial.cpu()
-            shown -= len(images)
+        with self.objective.evaluating():  # once for all chunks
+            for images in chunks:
+                example = self.objective.damage(images.to(self.world.device))
+                with autocast(self.world.device, self.dtype):  # as in training
+                    trial = self.objective.trial(example, pictured=shown > 0)
+                yield trial
+                shown -= len(images)
 
     def aided(self, restored: Tensor, example: Example) -> Tensor:
         return self.objective.pretext.aided(restored, example, self.encoder)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -206,17 +209,23 @@ class Objective(nn.Module):
         """Clean images ``[B 3 S S]`` in [0, 1] -> damaged, and not augmented."""
         return self.pretext.corrupt(images, self.encoder)
 
-    @torch.no_grad()
-    def trial(self, example: Example, *, pictured: bool) -> Trial:
-        """A damaged batch -> scored and, if it is to be ``pictured``, restored, in eval mode."""
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Eval mode inside, and the mode of before after it."""
         training = self.training
         if training:  # going through all modules takes as long as a small network
             self.eval()
         try:
-            prediction, code = self.predict(example)
+            yield
         finally:
             if training:
                 self.train()
+
+    @torch.no_grad()
+    def trial(self, example: Example, *, pictured: bool) -> Trial:
+        """A damaged batch -> scored and, if it is to be ``pictured``, restored, in eval mode."""
+        with self.evaluating():
+            prediction, code = self.predict(example)
         each = self.each_loss(example, prediction, code).values()
         losses = torch.stack([loss.expand(len(prediction)) for loss in each]).sum(0)
         restored = self.pretext.picture(prediction, example, self.state) if pictured else None

@@ -1,4 +1,4 @@
-"""Trivial restorers: small pure functions from damaged images to images, with names.
+"""Trivial restorers: small pure functions from damaged images to images on the same device, with names.
 
 A network that restores no better than these has learned nothing beyond a few lines of code. Filters are tuned like
 everything else, on training images: a restorer has a candidate for each strength, and the one that restores damaged
@@ -123,7 +123,7 @@ def non_local_means(damaged: Damaged, strength: float, reach: int = 4, side: int
     reach = min(reach, height - 1, width - 1)
     variance = noise_level(images).square()
     scale = (strength**2 * variance).clamp_min(1e-8)
-    share = 1 / (images.shape[1] * _inside(height, width, side) * scale)  # turns a sum of squares into d² / h²
+    share = 1 / (images.shape[1] * _inside(images, side) * scale)  # turns a sum of squares into d² / h²
     around = F.pad(images, [reach] * 4, mode="reflect")
     total, weights = images.clone(), torch.ones_like(images[:, :1])
     for down, right in product(range(2 * reach + 1), repeat=2):
@@ -173,7 +173,7 @@ def fit_color_of_lightness(training: Tensor) -> list[Restore]:
     colors = rgb_to_lab(some)[:, 1:].permute(0, 2, 3, 1).reshape(-1, 2)
     bins = _lightness_bin(rgb_to_lab(rgb_to_grayscale(some).repeat(1, 3, 1, 1))[:, 0]).flatten()
     counts = bins.bincount(minlength=LIGHTNESS_BINS)[:, None]
-    sums = torch.zeros(LIGHTNESS_BINS, 2).index_add_(0, bins, colors)
+    sums = colors.new_zeros(LIGHTNESS_BINS, 2).index_add_(0, bins, colors)
     table = torch.where(counts > 0, sums / counts.clamp_min(1), colors.mean(0))
     return [partial(color_of_lightness, table=table)]
 
@@ -187,10 +187,10 @@ def _lightness_bin(lightness: Tensor) -> Tensor:
 
 def nearest_visible(damaged: Damaged) -> Tensor:
     """Every hidden pixel takes the color of the nearest visible one of its image."""
-    hidden = damaged.hidden[:, 0].numpy() > 0
+    hidden = damaged.hidden[:, 0].cpu().numpy() > 0
     apart = 4 * sum(hidden.shape[1:])  # images lie further apart than their own pixels
     where = ndimage.distance_transform_edt(hidden, (apart, 1, 1), return_distances=False, return_indices=True)
-    number, row, column = (torch.from_numpy(index).long() for index in where)
+    number, row, column = (torch.from_numpy(index).long().to(damaged.images.device) for index in where)
     return damaged.images.permute(0, 2, 3, 1)[number, row, column].permute(0, 3, 1, 2)
 
 
@@ -215,13 +215,14 @@ def pca(size: int) -> Callable[[Tensor], list[Restore]]:
     """Candidates of the best linear code of ``size`` numbers per image; none if it could hold every training image."""
 
     def candidates(training: Tensor) -> list[Restore]:
-        rows = training.flatten(1).numpy()
+        rows = training.flatten(1).cpu().numpy()
         if size >= min(len(rows) - 1, rows.shape[1]):
             return []
         from sklearn.decomposition import PCA  # takes a second to import
 
         fitted = PCA(size, svd_solver="randomized", random_state=0).fit(rows)
-        return [partial(projected, mean=torch.from_numpy(fitted.mean_), basis=torch.from_numpy(fitted.components_))]
+        mean, basis = (torch.from_numpy(part).to(training.device) for part in (fitted.mean_, fitted.components_))
+        return [partial(projected, mean=mean, basis=basis)]
 
     return candidates
 
@@ -272,8 +273,7 @@ def for_damage(corruptions: Iterable[AnyCorruption], *, holes_known: bool) -> tu
 
 def _box(images: Tensor, side: int) -> Tensor:
     """The mean of each square of ``side`` pixels (odd), cut off at the border: ten times as fast as ``avg_pool2d``."""
-    height, width = images.shape[2:]
-    return _sums(images, side) / _inside(height, width, side)
+    return _sums(images, side) / _inside(images, side)
 
 
 def _sums(images: Tensor, side: int) -> Tensor:
@@ -287,9 +287,9 @@ def _sums(images: Tensor, side: int) -> Tensor:
     return sums
 
 
-def _inside(height: int, width: int, side: int) -> Tensor:
+def _inside(images: Tensor, side: int) -> Tensor:
     """How many pixels of the square around each one lie in the image, ``[H W]``."""
-    rows, columns = (torch.arange(length) for length in (height, width))
+    rows, columns = (torch.arange(length, device=images.device) for length in images.shape[2:])
     reach = side // 2
     down = rows.clamp(max=reach) + rows.flip(0).clamp(max=reach) + 1
     right = columns.clamp(max=reach) + columns.flip(0).clamp(max=reach) + 1
@@ -297,4 +297,4 @@ def _inside(height: int, width: int, side: int) -> Tensor:
 
 
 def _filtered(function: Callable[..., NDArray[np.float32]], images: Tensor, **settings: object) -> Tensor:
-    return torch.from_numpy(function(images.numpy(), **settings))
+    return torch.from_numpy(function(images.cpu().numpy(), **settings)).to(images.device)

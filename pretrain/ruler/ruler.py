@@ -142,8 +142,8 @@ class Ruler:
                 moved += _apart(restored, idle, example.weight)
                 damage += _apart(example.clean, idle, example.weight)
             losses.append(loss.double())
-        shown_levels = torch.cat(levels) if levels else torch.zeros(0)
-        return _Tried(torch.cat(losses), shown_levels, moved / damage if damage else None)
+        shown_levels = torch.cat(levels).cpu() if levels else torch.zeros(0)
+        return _Tried(torch.cat(losses).cpu(), shown_levels, moved / damage if damage else None)
 
     def _damaged(self, images: Tensor) -> Iterator[Example]:
         return self.learner.damaged(_chunks(images))
@@ -169,7 +169,7 @@ class Ruler:
                 levels[name].append(psnr(self._restored(restore, example), example.clean, example.weight))
             best = torch.stack([found[-1] for found in levels.values()]).amax(0)
             lost.append(anything_lost(best, learner.spared))
-        some = torch.cat(lost)
+        some = torch.cat(lost).cpu()
         some = some if some.any() else torch.ones_like(some)
         return _Fixed(
             images=to_uint8(images),
@@ -177,7 +177,7 @@ class Ruler:
             training=to_uint8(known[even_rows(len(known), 0 if learner.held is None else len(images))]),
             groups=rows // measured.source.rows_per_image,
             lost=some,
-            restorers={name: round(float(torch.cat(found)[some].mean()), 3) for name, found in levels.items()},
+            restorers={name: round(float(torch.cat(found).cpu()[some].mean()), 3) for name, found in levels.items()},
             untrained=health(untrained(learner.encoder, known[even_rows(len(known), STATISTICS)]), images[:shown]),
         )
 
@@ -189,7 +189,8 @@ class Ruler:
             found = (psnr(self._restored(restore, one), one.clean, one.weight) for one in examples)
             return sum(float(part.sum()) for part in found)
 
-        candidates = {one.name: one.candidates(training) for one in self.learner.restorers}
+        there = training.to(self.learner.encoder.mean.device)
+        candidates = {one.name: one.candidates(there) for one in self.learner.restorers}
         return {name: some[0] if len(some) == 1 else max(some, key=level) for name, some in candidates.items() if some}
 
 
