@@ -51,12 +51,12 @@ def touched(facts: Facts) -> list[str]:
     """How often each test set was used."""
     own: Counter[tuple[str, int]] = Counter()  # classifiers of encoders, and trained networks
     others: Counter[tuple[str, int]] = Counter()  # classifiers of baselines
-    damaged: dict[tuple[str, int], Counter[int]] = defaultdict(Counter)  # how often, by number of images
+    damaged: dict[tuple[str, int], Counter[tuple[int, str]]] = defaultdict(Counter)  # how often; of how many, by whom
     for entry in facts.entries:
         key = entry.result.data.test, entry.result.linear.test.n
         for name, subject in entry.result.subjects.items():
             (own if name == "encoder" else others)[key] += len(subject.probes)
-            damaged[key][key[1]] += sum(len(outcome.damaged) for outcome in subject.probes.values())
+            damaged[key][key[1], "the same classifiers"] += sum(len(outcome.damaged) for outcome in subject.probes.values())
     for one in facts.several:
         key = one.result.data.test, one.result.linear.test.n
         own[key] += 1
@@ -72,7 +72,7 @@ def touched(facts: Facts) -> list[str]:
             own[key] += mine
             others[key] += baselines
             if (again := study.report.damage.get(task)) is not None:
-                damaged[key][again.clean.n] += len(again.damaged)
+                damaged[key][again.clean.n, "the winner's classifier"] += len(again.damaged)
     return [
         f"The {test_images(key[1], key[0])} were used once by {_each_of(count + others[key])}"
         f"{_baselines_too(others[key])}{_damaged_too(damaged[key], key[1])}; no choice was based on them."
@@ -99,10 +99,10 @@ def _baselines_too(count: int) -> str:
     return f", {count:,} of them only for comparison" if count else ""
 
 
-def _damaged_too(times: Counter[int], total: int) -> str:
+def _damaged_too(times: Counter[tuple[int, str]], total: int) -> str:
     found = [
-        f"damaged copies of {'them' if images == total else f'{images:,} of them'} {counted(count, 'time')}"
-        for images, count in times.items()
+        f"damaged copies of {'them' if images == total else f'{images:,} of them'} {counted(count, 'time')}, by {who}"
+        for (images, who), count in times.items()
         if count
     ]
-    return f", and {listed(found)}, by the same classifiers" if found else ""
+    return f", and {listed(found)}" if found else ""

@@ -91,7 +91,7 @@ def test_the_page_of_a_study_has_all_its_parts(study: Path) -> None:
     assert "colorize was chosen from 5 contestants by cross-validated ridge regression on 100 labeled training" in said
     # five contestants, of which one is a baseline, and two networks again with 50 and 200 labels
     assert "The 300 test images of folder:tests were used once by each of 9 classifiers, 3 of them only for" in said
-    assert "and damaged copies of 100 of them 2 times, by the same classifiers" in said
+    assert "and damaged copies of 100 of them 2 times, by the winner's classifier" in said
     damage = said[said.index("The classifier of a study's winner, as in the race's table, on 100 of its test images") :]
     assert "undamaged% no color% holes% animal colorizewinner of study 75.0" in damage
     assert "Damage: no color and holes (25% of the squares of 4 px)." in damage
