@@ -56,7 +56,8 @@ def touched(facts: Facts) -> list[str]:
         key = entry.result.data.test, entry.result.linear.test.n
         for name, subject in entry.result.subjects.items():
             (own if name == "encoder" else others)[key] += len(subject.probes)
-            damaged[key][key[1], "the same classifiers"] += sum(len(outcome.damaged) for outcome in subject.probes.values())
+            again = sum(len(outcome.damaged) for outcome in subject.probes.values())
+            damaged[key][key[1], "the same classifiers"] += again
     for one in facts.several:
         key = one.result.data.test, one.result.linear.test.n
         own[key] += 1
@@ -71,8 +72,8 @@ def touched(facts: Facts) -> list[str]:
             mine, baselines = _answered(study.report, task)
             own[key] += mine
             others[key] += baselines
-            if (again := study.report.damage.get(task)) is not None:
-                damaged[key][again.clean.n, "the winner's classifier"] += len(again.damaged)
+            if (winner := study.report.damage.get(task)) is not None:
+                damaged[key][winner.clean.n, "the winner's classifier"] += len(winner.damaged)
     return [
         f"The {test_images(key[1], key[0])} were used once by {_each_of(count + others[key])}"
         f"{_baselines_too(others[key])}{_damaged_too(damaged[key], key[1])}; no choice was based on them."
