@@ -51,12 +51,19 @@ CONTRASTS = """(() => {
       return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), one.outerHTML.slice(0, 120)];
     });
 })()"""
-MIDDLE = """(() => {
+# once it has stopped moving: what is loaded above it pushes it down
+MIDDLE = """new Promise((done) => {
   const one = document.querySelector(SELECTOR);
-  one.scrollIntoView({block: "center", behavior: "instant"});
-  const box = one.getBoundingClientRect();
-  return [box.x + box.width / 2, box.y + box.height / 2];
-})()"""
+  let before = [];
+  const look = () => {
+    one.scrollIntoView({block: "center", behavior: "instant"});
+    const box = one.getBoundingClientRect(), now = [box.x + box.width / 2, box.y + box.height / 2];
+    if (now.every((place, axis) => place === before[axis])) return done(now);
+    before = now;
+    setTimeout(look, 20);
+  };
+  look();
+})"""
 
 
 class Browser:
@@ -90,6 +97,15 @@ class Browser:
                 found: dict[str, Any] = event["params"]
                 return found
             place += 1
+
+    @contextmanager
+    def saving(self, folder: Path) -> Iterator[None]:
+        """What a page saves inside lies in this folder afterwards."""
+        self.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder), eventsEnabled=True)
+        event = "Browser.downloadProgress"
+        self.events = [one for one in self.events if one["method"] != event]  # what was saved before
+        yield
+        self.wait(event, state="completed")
 
     def open(self, page: Path, width: int = 1400) -> Tab:
         """A page in a window of this width."""
@@ -128,7 +144,7 @@ class Tab:
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression in the page, which can be written as JSON; promises are waited for."""
-        params = {"awaitPromise": True, "returnByValue": True, "userGesture": True, "replMode": True}
+        params = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
         answer = self.ask("Runtime.evaluate", expression=script, **params)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")

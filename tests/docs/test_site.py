@@ -29,7 +29,7 @@ from tests.browser import chromium, needs_chromium
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}  # by a page, unasked
-FIRST_FOUND = """await new Promise((done) => {
+FIRST_FOUND = """new Promise((done) => {
   const look = () => {
     const link = document.querySelector(".md-search-result__link");
     link ? done(link.href) : setTimeout(look, 50);

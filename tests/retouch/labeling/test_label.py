@@ -142,9 +142,8 @@ def made(here: Path, browser: Browser) -> Made:
     tab.evaluate(f"{BUTTONS}[0].focus()")
     tab.press("ArrowRight")
     focus = tab.evaluate(f"{BUTTONS}.indexOf(document.activeElement)")
-    browser.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(here), eventsEnabled=True)
-    tab.click("#save")
-    browser.wait("Browser.downloadProgress", state="completed")
+    with browser.saving(here):
+        tab.click("#save")
     return Made(
         problems=tab.problems,
         before=before,

@@ -29,13 +29,21 @@ LOADED = f"""new Promise((done) => {{
   const look = () => {INSIDE}?.querySelector('#images button') ? done() : setTimeout(look, 20);
   look();
 }})"""
-MIDDLE = f"""(() => {{
+# once it has stopped moving: what is loaded above it pushes it down
+MIDDLE = f"""new Promise((done) => {{
   const one = {INSIDE}.querySelector(SELECTOR), frame = {FRAME};
-  one.scrollIntoView({{block: "center", behavior: "instant"}});
-  const box = one.getBoundingClientRect(), around = frame.getBoundingClientRect();
-  const [left, top] = [around.x + frame.clientLeft, around.y + frame.clientTop];
-  return [left + box.x + box.width / 2, top + box.y + box.height / 2];
-}})()"""
+  let before = [];
+  const look = () => {{
+    one.scrollIntoView({{block: "center", behavior: "instant"}});
+    const box = one.getBoundingClientRect(), around = frame.getBoundingClientRect();
+    const [left, top] = [around.x + frame.clientLeft, around.y + frame.clientTop];
+    const now = [left + box.x + box.width / 2, top + box.y + box.height / 2];
+    if (now.every((place, axis) => place === before[axis])) return done(now);
+    before = now;
+    setTimeout(look, 20);
+  }};
+  look();
+}})"""
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +133,8 @@ def test_images_are_labeled_in_the_page_and_saved_for_every_stage(folder: Path, 
     said = tab.evaluate(f"Object.fromEntries({BUTTONS}.map((one) => [one.dataset.image, one.lastChild.textContent]))")
     assert [said[number] for number in red] == [EVIL] * 3 + [f"{EVIL}?"] * 9  # the rest is guessed
     assert [said[number] for number in blue] == ["blue"] * 3 + ["blue?"] * 9
-    browser.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder), eventsEnabled=True)
-    click(tab, "#save")
-    browser.wait("Browser.downloadProgress", state="completed")
+    with browser.saving(folder):
+        click(tab, "#save")
     source = build_source(str(folder / "labels.csv"))
     labels = source.labels()
     assert labels.names == (EVIL, "blue")
