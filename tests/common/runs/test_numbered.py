@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -63,6 +63,18 @@ def test_runs_that_start_together_have_folders_of_their_own(runs: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
         folders = list(pool.map(lambda _: run(paint()), range(48)))
     assert sorted(folders) == sorted(runs / f"oil-{number}" for number in range(1, 49))
+
+
+def test_a_folder_that_another_run_makes_in_between_is_not_shared(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Path.mkdir
+
+    def late(folder: Path, *given: Any, **settings: Any) -> None:
+        if folder == runs / "oil-1":
+            make(folder, exist_ok=True)  # by the other run
+        make(folder, *given, **settings)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    assert run(paint()) == runs / "oil-2"
 
 
 def test_a_mistake_leaves_no_folder(runs: Path) -> None:

@@ -79,17 +79,19 @@ def test_a_race_worked_by_hand() -> None:
     four = [Timing(start=1.0, step=0.1, judge=2.0, test=5.0)] * 4
     # four train for 10 s, two for 30 s more, and each time all are started, measured, judged and saved; then all tested
     idle = 1 + 2 + SAVING + RULER_STEPS * 0.1
-    assert race_seconds(40.0, four) == pytest.approx(4 * 10 + 2 * 30 + 6 * idle + 4 * 5)
+    race = 4 * 10 + 2 * 30 + 6 * idle + 4 * 5
+    assert race_seconds(40.0, four) == pytest.approx(race)
+    assert race_seconds(40.0, four, scratch=True) == pytest.approx(race + 40)  # as long as a finalist
 
 
-@given(field, st.floats(1.0, 5000.0))
-def test_the_race_takes_the_time_that_there_is(timings: dict[str, Timing], available: float) -> None:
+@given(field, st.floats(1.0, 5000.0), st.booleans())
+def test_the_race_takes_the_time_that_there_is(timings: dict[str, Timing], available: float, scratch: bool) -> None:
     every = list(timings.values())
-    whole = whole_seconds(available, every)
+    whole = whole_seconds(available, every, scratch=scratch)
     if whole > 0:
-        assert race_seconds(whole, every) == pytest.approx(available, rel=1e-6)
+        assert race_seconds(whole, every, scratch=scratch) == pytest.approx(available, rel=1e-6)
     else:
-        assert race_seconds(0.0, every) >= available - 1e-6
+        assert race_seconds(0.0, every, scratch=scratch) >= available - 1e-6
 
 
 @given(field, st.floats(1.0, 5000.0))
