@@ -12,7 +12,8 @@ the runs without, from the first panel on; measurements at a panel are timed whe
 scaled to the recipe's own length: what training computes before its first step, and the ruler at its first panel, once;
 every further panel as often as the recipe has one. The watch is that of ``watch.data=shapes``, with its three tasks;
 reading its images counts. That nothing is left out is seen from the whole short runs (``in_turn``). Results are written
-to ``benchmarks/results/ruler.json``, those of a GPU under the name of the recipe and ``_gpu``.
+to ``benchmarks/results/ruler.json``, under the name of the recipe, with ``_gpu`` for a GPU and ``_bf16`` for a
+processor with fast bfloat16.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from record import record
 from common.data import Images, Loader, build_source, load_images
 from common.engine.loop import Periodic, learn
 from common.machine.distributed import World
+from common.machine.precision import resolve_precision
 from common.recipes import stage_config
 from common.runs.logs import setup_console
 from common.runs.memory import MemoryRun
@@ -56,7 +58,9 @@ def main() -> None:
     setup_console()
     if not given.gpu:
         torch.set_num_threads(1)
-    device, suffix = (torch.device("cuda", 0), "_gpu") if given.gpu else (torch.device("cpu"), "")
+    device = torch.device("cuda", 0) if given.gpu else torch.device("cpu")
+    fast = resolve_precision("auto", device) == torch.bfloat16
+    suffix = "_gpu" if given.gpu else "_bf16" if fast else ""
     for name in given.recipes:
         found = cost(name, given.source, given.steps, given.rounds, device)
         record("ruler", {f"{name}{suffix}": found}, seed=0, add=True)
