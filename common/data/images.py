@@ -105,6 +105,10 @@ class Images:
         """Where a row comes from: a path, or a file and a row."""
         return self.source.where(int(self.kept[row]))
 
+    def places(self, rows: Tensor) -> list[str]:
+        """Where each of the rows ``[n]`` comes from, as ``where`` says."""
+        return [self.source.where(number) for number in self.kept[rows].tolist()]
+
     def only(self, rows: Tensor) -> Images:
         """Rows ``[n]`` of these images, in that order."""
         pixels = None if self.pixels is None else self.pixels[rows]
