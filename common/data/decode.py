@@ -52,7 +52,8 @@ _limit = threading.Lock()
 
 def image_suffixes() -> frozenset[str]:
     """Lower-case file suffixes (``.png``) of every image type that PIL or torchvision opens."""
-    known = Image.registered_extensions()  # loads PIL's plugins
+    Image.preinit()  # first the frequent types: PIL tries them in this order, and without it JPEG comes late
+    known = Image.registered_extensions()  # loads PIL's other plugins
     readable = (suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in _NOT_IMAGES)
     return frozenset(readable) | {".avif", ".heic", ".heif", ".hif", ".mpo"}  # PIL opens the last as JPEG
 

@@ -57,6 +57,7 @@ class Images:
         checked: whether all rows are known to be readable. Rows that are not are unknown until a pass has met them.
         levels: which values are black and white in images of more than 8 bits; ``None`` for 8 bits.
         unreadable: rows of the source that cannot be read, and why: left out if ``checked``, else those met so far.
+        sample_readable: whether one of a sample could be read when the images were opened; ``False`` if nobody looked.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Images:
         self.unreadable: dict[int, str] = dict(unreadable or {})
         self.checked = checked or pixels is not None or source.endless
         self.levels = levels
+        self.sample_readable = False
         self._passed = self.checked  # whether a pass has met every row
 
     def __len__(self) -> int:
@@ -104,6 +106,10 @@ class Images:
     def where(self, row: int) -> str:
         """Where a row comes from: a path, or a file and a row."""
         return self.source.where(int(self.kept[row]))
+
+    def places(self, rows: Tensor) -> list[str]:
+        """Where each of the rows ``[n]`` comes from, as ``where`` says."""
+        return [self.source.where(number) for number in self.kept[rows].tolist()]
 
     def only(self, rows: Tensor) -> Images:
         """Rows ``[n]`` of these images, in that order."""
@@ -262,7 +268,9 @@ def load_images(
     if source.endless:
         return images
     warn_of_pages(source)
-    _warn_of_empty(_sampled(images), source.spec)
+    sample = _sampled(images)
+    images.sample_readable = bool(len(sample))
+    _warn_of_empty(sample, source.spec)
     return images
 
 
@@ -272,7 +280,8 @@ def some_readable(images: Images, workers: int = 0) -> Images:
     Raises:
         UserError: no image is readable.
     """
-    return images if images.checked or len(_sampled(images)) else images.readable(workers)
+    known = images.checked or images.sample_readable
+    return images if known or len(_sampled(images)) else images.readable(workers)
 
 
 def paired(first: Images, second: Images) -> tuple[Images, Images]:

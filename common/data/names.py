@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
@@ -30,3 +30,9 @@ class Names(Sequence[str]):
             raise IndexError(index)
         start = int(self._ends[index - 1]) if index else 0
         return self._bytes[start : int(self._ends[index])].decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        for end in self._ends.tolist():  # Python's numbers: numpy makes one several times slower
+            yield self._bytes[start:end].decode("utf-8", "surrogatepass")
+            start = end

@@ -52,7 +52,8 @@ def missing_parts(folder: Path, images: int) -> list[int]:
 def write_part(folder: Path, number: int, table: pa.Table) -> None:
     """Write a part, atomically."""
     with replacing(part_path(folder, number)) as unfinished:
-        pq.write_table(table, unfinished, compression="zstd")
+        # probabilities and paths hardly repeat: a dictionary of them takes time, and no fewer bytes
+        pq.write_table(table, unfinished, compression="zstd", use_dictionary=False)
 
 
 # ---- the file

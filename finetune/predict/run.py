@@ -271,8 +271,7 @@ def _write_parts(config: PredictConfig, work: Work, here: World) -> None:
             came.append(batch.index)
         rows = part_rows(number, len(images))
         readable = np.isin(rows.numpy(), torch.cat(came).numpy())
-        paths = [images.where(row) for row in rows.tolist()]
-        write_part(config.out, number, work.columns.table(paths, readable, answered))
+        write_part(config.out, number, work.columns.table(images.places(rows), readable, answered))
         done += len(rows)
         now = time.monotonic()
         level = logging.INFO if now - said >= LINE_SECONDS else logging.DEBUG

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,10 @@ def test_stereo_pictures_are_found_and_their_first_view_is_read(tmp_path: Path) 
 def test_suffixes_cover_the_usual_and_leave_out_films() -> None:
     assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".heic", ".avif", ".ppm"} <= image_suffixes()
     assert not {".mpg", ".pdf", ".txt", ".h5"} & image_suffixes()
+
+
+def test_pil_tries_frequent_types_before_rare_ones() -> None:
+    # in a process of its own: PIL loads its plugins once, and the order remains
+    code = "from common.data.decode import image_suffixes as s; from PIL import Image; s(); print(*Image.ID[:6])"
+    order = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"JPEG", "PNG"} <= set(order)

@@ -316,6 +316,24 @@ def test_a_set_of_which_no_sample_can_be_read_is_looked_at_as_a_whole(tmp_path: 
     picture(0).save(tmp_path / "000.png")
     first = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", check=False)
     assert some_readable(first) is first
+    some = first.only(torch.tensor([0, 5]))
+    assert some_readable(some) is some, "a sample of these is enough, too"
+
+
+def test_a_sample_that_was_read_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(0).save(tmp_path / "0.png")
+    lazy = load_images(build_source(f"folder:{tmp_path}"), 8, cache="none", check=False)
+    monkeypatch.setattr(type(lazy.source), "image", lambda *_: pytest.fail("read again"))
+    assert some_readable(lazy) is lazy
+
+
+def test_places_are_those_of_single_rows(tmp_path: Path) -> None:
+    for number in range(6):
+        picture(number).save(tmp_path / f"{number}.png")
+    some = load_images(build_source(f"folder:{tmp_path}"), 8).only(torch.tensor([4, 1, 3]))
+    rows = torch.tensor([2, 0])
+    assert some.places(rows) == [some.where(row) for row in rows.tolist()]
+    assert some.places(rows)[0].endswith("3.png")
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
