@@ -7,7 +7,8 @@ one after the other, from uint8 tensors to logits. Predict: the whole command, f
 from parquet, and once from a folder of JPEG files made from the same images. Both alternate in pairs, so that drift in
 speed affects both; the median ratio is reported. By default the network computes with one thread fewer than there are
 cores, and one process decodes: a core that decodes is not available to the network. Target: 90% of the bare network's
-images/s. Results: ``benchmarks/results/predict.json``.
+images/s. The bare network is also timed beside a process that decodes the same images, since cores share memory and
+heat: what it loses so, no program can regain. Results: ``benchmarks/results/predict.json``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +109,11 @@ def compared(home: Path, probe: Path, source: str, given: argparse.Namespace) ->
 
     bare(classifier, pixels[: 4 * BATCH], device)  # starts threads and kernels before the clock
     predict()
-    pairs = [(seconds(lambda: bare(classifier, pixels, device)), seconds(predict)) for _ in range(given.pairs)]
+    network = partial(bare, classifier, pixels, device)
+    pairs = [(seconds(network), seconds(predict)) for _ in range(given.pairs)]
     ratios = [alone / whole for alone, whole in pairs]
+    with decoding(source, images.size, given.images):
+        beside = statistics.median(seconds(network) for _ in range(given.pairs))
     return {
         "images": len(pixels),
         "workers": given.workers,
@@ -113,8 +121,33 @@ def compared(home: Path, probe: Path, source: str, given: argparse.Namespace) ->
         "bare_images_per_second": round(len(pixels) / statistics.median(alone for alone, _ in pairs)),
         "predict_images_per_second": round(len(pixels) / statistics.median(whole for _, whole in pairs)),
         "speed_relative_to_bare_network": round(statistics.median(ratios), 4),
+        "bare_images_per_second_beside_a_process_that_decodes": round(len(pixels) / beside),
         "all_ratios": [round(ratio, 4) for ratio in ratios],
     }
+
+
+@contextmanager
+def decoding(source: str, size: int, count: int) -> Iterator[None]:
+    """A process decodes the images again and again."""
+    context = get_context("spawn")
+    started, ended = context.Event(), context.Event()
+    process = context.Process(target=decode, args=(source, size, count, started, ended))
+    process.start()
+    started.wait()
+    yield
+    ended.set()
+    process.join()
+
+
+def decode(source: str, size: int, count: int, started: Event, ended: Event) -> None:
+    torch.set_num_threads(1)
+    images = load_images(build_source(source), size, limit=count, cache="none")
+    while not ended.is_set():
+        for rows in torch.split(torch.arange(len(images)), BATCH):
+            images.rows(rows)
+            started.set()
+            if ended.is_set():
+                return
 
 
 def bare(classifier: Applied, pixels: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
