@@ -196,7 +196,7 @@ def test_the_winner_answers_some_test_images_again_when_they_are_damaged(
     assert parts.judge.probe(parts.field.named("colorize_tiny"), None).damage == {}
     page = (home / "whole" / "report.html").read_text()
     assert "Robustness to damage" in page
-    assert "and damaged copies of 30 of them 3 times, by the winner's classifier" in page
+    assert "and damaged copies of 30 of them 3 times, by the winner&#39;s classifier" in page
 
 
 def test_the_test_of_the_winner_is_the_same_from_the_features_of_its_probe(ended: tuple[StudyReport, Parts]) -> None:
