@@ -62,9 +62,9 @@ def test_a_refit_that_starts_at_a_coarse_fit_of_fewer_rows_reaches_sklearns_mini
 
 
 def test_the_probe_that_is_tested_is_the_minimum_where_rows_are_far_out() -> None:
-    features, labels = problem("outlying_rows", 40, 30, 3, seed=12)
+    features, labels = problem("outlying_rows", 40, 30, 3, seed=16)  # without confirmation, 1% above the minimum
     rows = Rows(features.float(), labels, 3, partial(Preconditioner.of, features.float()))
-    tested = Linear(kind="logistic").fit(rows, [{"l2": 1e-4}], final=True)
+    tested = Linear(kind="logistic").fit(rows, [{"l2": 1e-5}], final=True)
     assert isinstance(tested.fit, LogisticFit)
     assert excess(tested.fit, features, labels, 3) < CLOSE
 
