@@ -15,11 +15,15 @@ overrides. A string is a path if it ends in .yaml or contains a separator. ``pre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from retouch.interrupts import end_plainly
 
-from retouch.packages import check_packages
+end_plainly()  # before anything that takes time
+
+from collections.abc import Mapping  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+from retouch.packages import check_packages  # noqa: E402
 
 check_packages()  # before ours are imported
 
