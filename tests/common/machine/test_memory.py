@@ -34,6 +34,13 @@ def test_in_a_container_what_is_left_of_its_limit_is_free(tmp_path: Path, limit:
     assert available_memory(tmp_path) == free
 
 
+def test_what_a_container_keeps_of_files_is_free_for_whoever_needs_it(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("4900\n")
+    (tmp_path / "memory.stat").write_text("anon 1000\nfile 3900\ninactive_file 2000\nactive_file 1500\nshmem 400\n")
+    assert available_memory(tmp_path) == 3600
+
+
 @pytest.mark.skipif(not MEMINFO.is_file(), reason="Linux")
 def test_a_limit_above_the_memory_of_the_machine_adds_none(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text(f"{2**60}\n")
@@ -43,7 +50,7 @@ def test_a_limit_above_the_memory_of_the_machine_adds_none(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0.0 KiB"), (1536, "1.5 KiB"), (147 << 20, "147 MiB"), ((1 << 30) - 1, "1024 MiB"), (3 << 29, "1.5 GiB")],
+    [(0, "0.0 KiB"), (1536, "1.5 KiB"), (147 << 20, "147 MiB"), ((1 << 30) - 1, "1024 MiB"), (3 << 29, "1.5 GiB"), (5 << 39, "2.5 TiB")],
 )
 def test_sizes_are_given_in_the_unit_that_suits_them(size: int, text: str) -> None:
     assert readable_size(size) == text
