@@ -13,9 +13,10 @@ from common.encoders import Classifier, build_encoder
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard, resized
 from common.encoders.export import export_classifier, export_encoder
-from common.encoders.load import load_encoder, random_twin, read_encoder_card
+from common.encoders.load import ENCODER, load_encoder, random_twin, read_encoder_card
 from common.encoders.provenance import Provenance
-from common.encoders.start import pinned, read_start
+from common.encoders.start import pinned, read_start, unknown_settings
+from common.encoders.written import check_written
 from common.engine.gradient import check_shares
 from common.engine.loop import Periodic, Trained, learn
 from common.engine.schedule import seed_step
@@ -185,7 +186,7 @@ def _open(config: FinetuneConfig, here: World, images: LabeledImages | None) -> 
         lambda: open_images(config, here) if images is None else Sources(images.train.source, images.test.source),
         lambda: check_shares(config, here),
         lambda: check_mixing(config, here),
-        lambda: check_run_folder(config),
+        lambda: _check_folder(config),
     )
     start = config.encoder
     card = None if start.path is None or start.from_scratch else read_encoder_card(start.path)
@@ -197,6 +198,16 @@ def _open(config: FinetuneConfig, here: World, images: LabeledImages | None) -> 
     opened = Opened(_with_group(config), encoder, card, images, made(inputs))
     class_weights(config.class_weights, opened.train_labels)  # refuses names that are not classes
     return opened
+
+
+def _check_folder(config: FinetuneConfig) -> None:
+    """Check the run folder, and what an earlier run has exported there.
+
+    Raises:
+        UserError: with every problem.
+    """
+    if check_run_folder(config, unknown_settings(config.encoder)):
+        check_all(*(lambda name=name: check_written(config.out / name) for name in (ENCODER, CLASSIFIER)))
 
 
 def _with_group(config: FinetuneConfig) -> FinetuneConfig:
@@ -330,10 +341,10 @@ def _export(opened: Opened, fit: _Fit, temperature: float, tracker: Tracker) -> 
         provenance = provenance.starting(str(start.path), card.sha256, card.provenance)
     export_classifier(fit.classifier, out / CLASSIFIER, provenance, temperature)
     artifact = f"encoder-{out.name}"
-    sha256 = export_encoder(opened.encoder, out / "encoder", provenance.model_copy(update={"artifact": artifact}))
+    sha256 = export_encoder(opened.encoder, out / ENCODER, provenance.model_copy(update={"artifact": artifact}))
     known = provenance.model_dump(mode="json")
     tracker.artifact(f"classifier-{out.name}", out / CLASSIFIER, "classifier", known)
-    tracker.artifact(artifact, out / "encoder", "encoder", {"sha256": sha256, **known})
+    tracker.artifact(artifact, out / ENCODER, "encoder", {"sha256": sha256, **known})
     return sha256
 
 

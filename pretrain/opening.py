@@ -13,8 +13,11 @@ from common.data import Images, Source, build_source, load_images, paired
 from common.data.images import kept_rows
 from common.data.levels import Levels, levels_of_training
 from common.encoders.card import EncoderCard
-from common.encoders.start import pinned
+from common.encoders.load import ENCODER
+from common.encoders.start import pinned, unknown_settings
+from common.encoders.written import check_written
 from common.errors import UserError, check_all
+from common.files import is_group
 from common.machine.distributed import World
 from common.runs.folder import Run, check_run_folder, with_group
 from common.runs.made import ENCODER_INPUT
@@ -119,7 +122,7 @@ def prepare(config: PretrainConfig, here: World, images: Images | None = None) -
         lambda: open_images(config, here) if images is None else [images.source],
         lambda: _open_watched(config, here),
         lambda: _build(config, here),
-        lambda: check_run_folder(config),
+        lambda: check_folder(config),
     )
     return Opened(config, began, sources, images, watched, learner)
 
@@ -167,6 +170,18 @@ def check_sources(config: PretrainConfig, sources: Sequence[Source]) -> None:
         )
     if problems:
         raise UserError(*problems)
+
+
+def check_folder(config: PretrainConfig) -> None:
+    """Check the run folder, and what an earlier run has exported there.
+
+    Raises:
+        UserError: with every problem.
+    """
+    unknown = frozenset[str]() if config.start is None else unknown_settings(config.start)
+    if check_run_folder(config, unknown):
+        # of a group, runs that have finished are not started again
+        check_written(config.out / ENCODER, config.out if is_group(config.out.parent) else None)
 
 
 def _open_watched(config: PretrainConfig, here: World) -> Watched | None:

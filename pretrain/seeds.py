@@ -8,14 +8,14 @@ from common.engine.loop import Trained
 from common.errors import check_all
 from common.files import write_json
 from common.machine.distributed import gather, world
-from common.runs.folder import check_run_folder, numbered, say_how_to_continue
+from common.runs.folder import numbered, say_how_to_continue
 from common.runs.results import RESULTS
 from common.runs.screen import screen
 from common.runs.seeds import check_group, has_finished, open_group, with_each_seed
 from common.runs.spread import spread_table
 from pretrain import run
 from pretrain.config import PretrainConfig
-from pretrain.opening import prepare, started
+from pretrain.opening import check_folder, prepare, started
 from pretrain.results import Pretrained, PretrainSeeds, read_results
 
 log = logging.getLogger("retouch")
@@ -37,7 +37,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
         check_all(
             lambda: check_group(config, runs),
             lambda: prepare(runs[0], here),
-            *(lambda one=one: check_run_folder(one) for one in runs[1:]),
+            *(lambda one=one: check_folder(one) for one in runs[1:]),
         )
         finished = gather([has_finished(one) for one in runs])[0]
         with open_group(config, here):

@@ -69,7 +69,7 @@ def _export(
     about: About | None = None,
     temperature: float = 1.0,
 ) -> str:
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
     try:
         copy = clean_copy(encoder, len(class_names))
     except UserError as error:
@@ -154,7 +154,12 @@ def _three(constants: Tensor) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path) -> None:
+    """Refuse to replace a folder that holds more than an encoder of ours.
+
+    Raises:
+        UserError: names what it holds.
+    """
     if folder.is_dir() and (found := sorted(path.name for path in folder.iterdir())):
         ours = set(found) <= {CONFIG, WEIGHTS, README} and "retouch" in read_json(folder)
         ours = ours and (README not in found or is_marked(folder / README, MARK))

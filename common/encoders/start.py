@@ -50,6 +50,11 @@ def pinned(start: S) -> tuple[S, EncoderCard | None]:
     return (start, None) if card is None else (start.model_copy(update={"sha256": card.sha256}), card)
 
 
+def unknown_settings(start: StartConfig) -> frozenset[str]:
+    """The setting that ``pinned`` leaves out if the encoder cannot be used."""
+    return frozenset({"encoder.sha256"} if start.path is not None and start.sha256 is None else ())
+
+
 def start_encoder(
     start: StartConfig, *, image_size: int, view: View = "rgb", mask_channel: MaskChannel = False
 ) -> Encoder:

@@ -329,8 +329,12 @@ def _remove(entry: Path) -> None:
         entry.unlink()
 
 
-def check_run_folder(config: StageConfig) -> bool:
-    """Whether this run continues an earlier one; raises what ``open_run`` would raise, and changes nothing on disk."""
+def check_run_folder(config: StageConfig, unknown: frozenset[str] = frozenset()) -> bool:
+    """Whether this run continues an earlier one; raises what ``open_run`` would raise, and changes nothing on disk.
+
+    Args:
+        unknown: settings that are not known now, because of a problem that is reported elsewhere.
+    """
     out = config.out
     if config.resume and config.overwrite:
         raise UserError("resume=true and overwrite=true exclude each other; set one of them")
@@ -342,10 +346,10 @@ def check_run_folder(config: StageConfig) -> bool:
     if not out.exists():
         return False
     check_unused(out)
-    return _check_contents(config)
+    return _check_contents(config, unknown)
 
 
-def _check_contents(config: StageConfig) -> bool:
+def _check_contents(config: StageConfig, unknown: frozenset[str] = frozenset()) -> bool:
     """Whether this run continues what is in the folder; raises where it may neither continue nor replace it."""
     out = config.out
     if not set(out.iterdir()) - {out / LOCK, *_leftovers(config)}:
@@ -364,7 +368,7 @@ def _check_contents(config: StageConfig) -> bool:
     _check_writer(config, saved)
     if config.overwrite:
         return False
-    if changed := changes(config, config.free_keys):
+    if changed := changes(config, config.free_keys | unknown):
         raise UserError(*changed, title=f"resume=true, but the config differs from the one in {saved}:")
     return True
 
