@@ -26,6 +26,7 @@ from common.files import as_utf8, replacing
 from common.machine.distributed import world
 from common.machine.memory import readable_size
 from common.machine.precision import autocast, resolve_precision
+from common.machine.room import check_pass_batch
 from common.pixels import to_float
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
@@ -98,6 +99,7 @@ def embed(config: EmbedConfig) -> EmbedResult:
         images = load_images(
             source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels
         )
+        check_pass_batch(config.batch_size, len(images), size, here)
         images = some_readable(images, data.workers)
         warn_of_levels(card.provenance, images.levels, source.spec)
         labels = None if task is None else images.labels(task)

@@ -22,6 +22,7 @@ from common.engine.loop import Periodic, Trained, learn
 from common.engine.schedule import seed_step
 from common.errors import UserError, check_all
 from common.machine.distributed import World, world
+from common.machine.room import check_training_batch
 from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
 from common.runs.logs import early_log
 from common.runs.made import ENCODER_INPUT, Made, made
@@ -191,6 +192,7 @@ def _open(config: FinetuneConfig, here: World, images: LabeledImages | None) -> 
     start = config.encoder
     card = None if start.path is None or start.from_scratch else read_encoder_card(start.path)
     size = config.data.image_size or encoder.image_size
+    check_training_batch(config.batch_size, size, here, config.accumulate)
     trained_on = None if card is None else card.provenance
     images = images or load_labeled(sources, config.data, size, config.seed, trained_on)
     check_enough(images, config.validation, config.seed)

@@ -17,6 +17,7 @@ from common.encoders.load import read_encoder_card
 from common.errors import check_all
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
+from common.machine.room import check_pass_batch
 from common.runs.folder import Run, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.made import ENCODER_INPUT, Made, made
@@ -55,6 +56,9 @@ def probe(config: ProbeConfig, *, show: bool = True) -> ProbeReport:
         card = read_encoder_card(config.encoder)
         config = with_group(config, card.provenance.group)
         loaded = check_all(*(lambda one=one: load(config, one, encoder, card) for one in ready))
+        for of in loaded:
+            train, test, *_ = of.pair
+            check_pass_batch(config.batch_size, max(len(train), len(test)), train.size, here)
         precision = resolve_precision(config.precision, here.device)
 
         with open_run(config, here, early) as run:

@@ -18,6 +18,7 @@ from common.engine.loop import learn
 from common.engine.settings import LoopConfig
 from common.errors import UserError
 from common.machine.distributed import World
+from common.machine.room import check_training_batch
 from common.runs.memory import MemoryRun
 from pretrain.config import PretrainConfig
 from pretrain.linear.base import LinearMethod
@@ -56,6 +57,8 @@ def _learned(method: Method, loop: LoopConfig, augment: AugmentConfig, images: T
     side, device = images.shape[3] // method.loaded_size(1), images.device  # side of the encoder's images
     here = World(0, 1, device)
     sets = [images_in_memory(part.detach().float().cpu()) for part in (images, other) if part is not None]
+    if method.streams:
+        check_training_batch(loop.batch_size, side, here)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         learner = method.build(side, augment, here, loop.seed)
         learner.attach(*sets)

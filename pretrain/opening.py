@@ -16,9 +16,11 @@ from common.encoders.card import EncoderCard
 from common.encoders.load import ENCODER
 from common.encoders.start import pinned, unknown_settings
 from common.encoders.written import check_written
+from common.engine.settings import GradientConfig
 from common.errors import UserError, check_all
 from common.files import is_group
 from common.machine.distributed import World
+from common.machine.room import check_training_batch
 from common.runs.folder import Run, check_run_folder, with_group
 from common.runs.made import ENCODER_INPUT
 from common.words import counted
@@ -118,11 +120,12 @@ def prepare(config: PretrainConfig, here: World, images: Images | None = None) -
         UserError: with every problem.
     """
     config, began = started(config)
-    sources, watched, learner, _ = check_all(
+    sources, watched, learner, *_ = check_all(
         lambda: open_images(config, here) if images is None else [images.source],
         lambda: _open_watched(config, here),
         lambda: _build(config, here),
         lambda: check_folder(config),
+        lambda: _check_room(config, here),
     )
     return Opened(config, began, sources, images, watched, learner)
 
@@ -182,6 +185,13 @@ def check_folder(config: PretrainConfig) -> None:
     if check_run_folder(config, unknown):
         # of a group, runs that have finished are not started again
         check_written(config.out / ENCODER, config.out if is_group(config.out.parent) else None)
+
+
+def _check_room(config: PretrainConfig, here: World) -> None:
+    """Refuse a batch that cannot fit in memory; methods that do not stream take no batches."""
+    accumulate = config.accumulate if isinstance(config, GradientConfig) else 1
+    if config.method.streams:
+        check_training_batch(config.batch_size, config.data.image_size, here, accumulate)
 
 
 def _open_watched(config: PretrainConfig, here: World) -> Watched | None:

@@ -26,6 +26,7 @@ from common.files import remove_folder, write_json
 from common.machine.distributed import World, gather, world
 from common.machine.layout import channels_last
 from common.machine.precision import autocast, resolve_precision
+from common.machine.room import check_pass_batch
 from common.pixels import to_float
 from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
@@ -94,6 +95,7 @@ def predict(config: PredictConfig) -> PredictResult:
                 lambda: check_run_folder(config), lambda: _classifier(config), lambda: _open(config.data)
             )
         images = _load(config.data, classifier, source)
+        check_pass_batch(config.batch_size, min(len(images), parts.PART_ROWS), images.size, here)
         some_readable(images, config.data.workers)
         config = with_group(config, classifier.provenance.group)
         with open_run(config, here, early) as run:

@@ -24,6 +24,7 @@ from common.files import as_utf8, in_full, replacing
 from common.machine.cache import cache_folder
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
+from common.machine.room import check_pass_batch
 from common.pixels import save_png
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
@@ -90,6 +91,7 @@ def search(config: SearchConfig) -> SearchResult:
         images = load_images(
             source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels
         )
+        check_pass_batch(config.batch_size, len(images), size, here)
         images = some_readable(images, data.workers)
         queries = some_readable(load_images(asked, size, cache="none", check=False, levels=images.levels), 0)
         warn_of_levels(card.provenance, images.levels, source.spec)

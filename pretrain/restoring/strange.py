@@ -30,6 +30,7 @@ from common.encoders.provenance import warn_of_levels
 from common.errors import UserError, check_all
 from common.files import as_utf8, write_json, write_text
 from common.machine.distributed import world
+from common.machine.room import check_pass_batch
 from common.pixels import save_png, to_float, to_uint8
 from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
@@ -72,6 +73,7 @@ def strange(config: StrangeConfig) -> StrangeResult:
         images = load_images(
             source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels
         )
+        check_pass_batch(config.batch_size, len(images), size, here)
         images = some_readable(images, data.workers)
         warn_of_levels(trained_on, images.levels, source.spec)
         config = with_group(config, trained_on.group)

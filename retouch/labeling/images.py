@@ -21,6 +21,7 @@ from common.encoders.provenance import warn_of_levels
 from common.errors import UserError, check_all
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
+from common.machine.room import check_pass_batch
 from common.pixels import to_pil
 from common.words import counted
 from finetune.embedding import principal_components
@@ -60,6 +61,7 @@ def read_images(config: LabelConfig) -> Shown:
     images = load_images(source, size, limit=data.limit, workers=data.workers, cache="none", check=False, levels=levels)
     warn_of_levels(trained_on, images.levels, source.spec)
     with world() as here:
+        check_pass_batch(config.batch_size, len(images), size, here)
         how = Extraction(here.device, resolve_precision(config.precision, here.device), config.batch_size, data.workers)
         [space], _ = build_spaces(layer_shapes(encoder, size), ["all"], ["avg"], max_width=1 << 30)
         found = extract(encoder, images, space.parts, how)

@@ -50,7 +50,14 @@ def test_a_limit_above_the_memory_of_the_machine_adds_none(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0.0 KiB"), (1536, "1.5 KiB"), (147 << 20, "147 MiB"), ((1 << 30) - 1, "1024 MiB"), (3 << 29, "1.5 GiB"), (5 << 39, "2.5 TiB")],
+    [
+        (0, "0.0 KiB"),
+        (1536, "1.5 KiB"),
+        (147 << 20, "147 MiB"),
+        ((1 << 30) - 1, "1024 MiB"),
+        (3 << 29, "1.5 GiB"),
+        (5 << 39, "2.5 TiB"),
+    ],
 )
 def test_sizes_are_given_in_the_unit_that_suits_them(size: int, text: str) -> None:
     assert readable_size(size) == text
