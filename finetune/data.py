@@ -186,7 +186,9 @@ def open_sources(data: LabeledData, seed: int, validation: float | None = None) 
     (train, names), given = check_all(training, lambda: open_test(data))
     separate: Source | None = given or train.published_test()
     train, test = (
-        split_source(train, names[0], fraction=data.test_fraction, seed=seed) if separate is None else (train, separate)
+        split_source(*(train, names[0]), fraction=data.test_fraction, seed=seed, image=data.image, label=data.label)
+        if separate is None
+        else (train, separate)
     )
     rows = kept_rows(train, data.limit, seed)
 

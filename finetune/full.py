@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from common.data import Labels, Loader
+from common.data.split import origin
 from common.encoders import Classifier, build_encoder
 from common.encoders.base import Encoder
 from common.encoders.card import EncoderCard, resized
@@ -329,10 +330,12 @@ def _export(opened: Opened, fit: _Fit, temperature: float, tracker: Tracker) -> 
     """Write classifier and encoder; returns the encoder's sha256."""
     config, card, train = opened.config, opened.card, opened.images.train
     out, start = config.out, config.encoder
+    source, part = origin(train.source)
     provenance = Provenance(
         stage="finetune",
         task=opened.task,
-        source=train.source.spec,
+        source=source,
+        **({} if part is None else {"part": part}),
         levels=train.levels,
         steps=fit.training.best_step,
         seed=config.seed,

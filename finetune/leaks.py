@@ -229,7 +229,7 @@ def _pool(trained_on: Provenance, test: Images, others: Sequence[Images], worker
     if not spec:
         return "the encoder does not name the images that it was trained on"
     try:
-        source = reopened(spec)
+        source = reopened(spec, trained_on.part)
         if source is None:
             return f"{as_utf8(spec)}: opening it may ask a server"
         if source.endless:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from common.data.split import origin
 from common.encoders.export import export_encoder
 from common.encoders.load import ENCODER
 from common.engine.loop import Trained
@@ -27,9 +28,10 @@ def export(opened: Opened, run: Run, training: Trained, ruler: Measured | None) 
     """Write ``encoder/`` with a model card, and ``decoder/`` if there is one; returns the encoder's sha256."""
     config, began, learner = opened.config, opened.began, opened.learner
     folder, artifact = config.out / ENCODER, f"encoder-{run_name(config.out)}"
+    source, part = origin(learner.images.source)
     provenance = config.method.provenance.model_copy(
         update={
-            "source": config.data.source,
+            **({"source": config.data.source} if part is None else {"source": source, "part": part}),
             "levels": learner.images.levels,
             "steps": training.step,
             "batch_size": config.batch_size,

@@ -16,9 +16,11 @@ from common.data.generated import photos_source, shapes_source
 from common.data.given import given_source
 from common.data.levels import Levels
 from common.data.lists import list_source, one_image
+from common.data.part import Part
 from common.data.patches import PatchesSource
 from common.data.request import Request, Scheme
 from common.data.source import Source
+from common.data.split import split_source
 from common.data.zipped import zip_source
 from common.errors import UserError, check_all
 from common.files import in_full, is_too_long, refuse_stream
@@ -130,15 +132,25 @@ def _opened(scheme: Scheme, request: Request) -> Source:
     return scheme.open(request)
 
 
-def reopened(spec: str | None) -> Source | None:
-    """The images that an encoder has learned from, as its provenance names them.
+def reopened(spec: str | None, part: Part | None = None) -> Source | None:
+    """The images that an encoder has learned from, as its provenance names them: all, or a part that is drawn again.
 
     None where they are unknown, or where opening them might ask a server.
 
     Raises:
-        UserError: they cannot be opened, or not any more.
+        UserError: they cannot be opened, or not any more, or are no longer those that the part was drawn from.
     """
-    return None if not spec or REMOTE & set(spec.split(":")) else build_source(spec)
+    if not spec or REMOTE & set(spec.split(":")):
+        return None
+    if part is None:
+        return build_source(spec)
+    whole = build_source(spec, image=part.image, label=part.label)
+    train, _ = split_source(
+        whole, part.task, fraction=part.fraction, seed=part.seed, image=part.image, label=part.label
+    )
+    if train.part != part:
+        raise UserError(f"{spec}: has other images or labels than when it was split ({part.text})")
+    return train
 
 
 def is_image(spec: str) -> bool:

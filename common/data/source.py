@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.levels import Levels, has_deep, source_levels
+from common.data.part import Part
 from common.errors import UserError
 
 
@@ -159,10 +160,14 @@ class Source(ABC):
 
 
 class Subset(Source):
-    """Some rows of another source, in the given order."""
+    """Some rows of another source, in the given order.
 
-    def __init__(self, source: Source, rows: Tensor, name: str) -> None:
-        self.source, self.rows, self.name = source, rows, name
+    Attributes:
+        part: how they can be drawn again; None where that is not known.
+    """
+
+    def __init__(self, source: Source, rows: Tensor, name: str, part: Part | None = None) -> None:
+        self.source, self.rows, self.name, self.part = source, rows, name, part
         self.spec = f"{source.spec} ({name})"
         self.tasks, self.color_tasks = source.tasks, source.color_tasks
         self.mask_columns, self.mask_names = source.mask_columns, source.mask_names
@@ -180,11 +185,11 @@ class Subset(Source):
         return self.source.levels
 
     def at(self, size: int) -> Source:
-        return Subset(self.source.at(size), self.rows, self.name)
+        return Subset(self.source.at(size), self.rows, self.name, self.part)
 
     def scaled(self, levels: Levels | None) -> Source:
         source = self.source.scaled(levels)
-        return self if source is self.source else Subset(source, self.rows, self.name)
+        return self if source is self.source else Subset(source, self.rows, self.name, self.part)
 
     def image(self, index: int) -> Image.Image | Tensor:
         return self.source.image(int(self.rows[index]))

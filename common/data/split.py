@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.source import Labels, Source, Subset
+from common.data.part import Part
+from common.data.source import Labels, Source, Subset, digest
 from common.errors import UserError
 from common.files import as_utf8
 
@@ -96,17 +97,41 @@ def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
 
 
 def split_source(
-    source: Source, task: str | None = None, *, fraction: float = 0.2, seed: int = 0
-) -> tuple[Source, Source]:
-    """A labeled set without a test set -> (train, test): seeded, stratified by ``task``."""
+    source: Source,
+    task: str | None = None,
+    *,
+    fraction: float = 0.2,
+    seed: int = 0,
+    image: str | None = None,
+    label: str | None = None,
+) -> tuple[Subset, Subset]:
+    """A labeled set without a test set -> (train, test): seeded, stratified by ``task``.
+
+    Args:
+        image, label: the columns that the source was opened with, for whoever opens it again (``origin``).
+    """
     train, test = stratified_split(source.labels(task).values, fraction, seed)
     if not len(test):
         raise UserError(
             f"{source.spec}: too few images to hold out a test set: no class has two or more; set data.test, or choose "
             "another task"
         )
-    kept, held = f"{1 - fraction:.0%} for training, seed {seed}", f"{fraction:.0%} held out, seed {seed}"
-    return Subset(source, train, kept), Subset(source, test, held)
+    part = Part(
+        task=source.resolve(task),
+        fraction=fraction,
+        seed=seed,
+        rows=digest([len(source), train.numpy().tobytes()]),
+        image=image,
+        label=label,
+    )
+    return Subset(source, train, part.text, part), Subset(source, test, f"{fraction:.0%} held out, seed {seed}")
+
+
+def origin(source: Source) -> tuple[str, Part | None]:
+    """How a source is named so that it can be opened again, and which part of it this is; ``None`` for the whole."""
+    if isinstance(source, Subset) and source.part is not None:
+        return source.source.spec, source.part
+    return source.spec, None
 
 
 def check_classes(train: Labels, test: Labels) -> None:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, JsonValue, SerializerFunctionWrapHandler, model
 
 from common.config import Config
 from common.data.levels import Levels
+from common.data.part import Part
 
 log = logging.getLogger("retouch")
 
@@ -23,6 +24,7 @@ class Provenance(Config):
         pretext: settings of the method, with its ``kind``.
         base_lr: learning rate per 256 images.
         source: the images it learned from, as the user named them.
+        part: of the source that it learned from, where a test set was held out of it; None is all.
         levels: black and white of images of more than 8 bits; None for others.
         steps, batch_size, seed, seconds: of the training.
         task: that it was fine-tuned for.
@@ -39,6 +41,7 @@ class Provenance(Config):
     pretext: JsonValue = None
     base_lr: float | None = None
     source: str | None = None
+    part: Part | None = None
     levels: Levels | None = None
     steps: int | None = None
     batch_size: int | None = None
@@ -72,7 +75,8 @@ class Provenance(Config):
         """This training in words, such as ``denoise (2,000 steps on my/pictures)``."""
         what = f"fine-tuning for {self.task}" if self.stage == "finetune" else self.kind or "unrecorded training"
         length = "" if self.steps is None else f"{self.steps:,} steps"
-        where = "" if self.source is None else f"on {self.source}"
+        part = "" if self.part is None else f" ({self.part.text})"
+        where = "" if self.source is None else f"on {self.source}{part}"
         how = " ".join(filter(None, (length, where)))
         return f"{what} ({how})" if how else what
 

@@ -70,7 +70,7 @@ def images_of(config: ExportConfig, subject: Subject) -> Shown:
     if config.data is not None:
         return _decoded(build_source(config.data), None, size, count, real=True)
     try:
-        source = reopened(subject.provenance.source)
+        source = reopened(subject.provenance.source, subject.provenance.part)
         if source is not None:
             return _decoded(source, subject.provenance.levels, size, count, real=True)
     except (UserError, OSError, TypeError) as error:

@@ -53,10 +53,11 @@ def encoder_of(folder: Path, source: str) -> Path:
     return folder / "encoder"
 
 
-def probed(out: Path, encoder: Path, data: Path, **changes: Any) -> ProbeReport:
+def probed(out: Path, encoder: Path, data: Path, seed: int = 0, **changes: Any) -> ProbeReport:
     return retouch.probe(
         {
             "out": str(out),
+            "seed": seed,
             "encoder": str(encoder),
             "data": {"train": str(data / "train"), "test": str(data / "test"), "workers": 0, **changes},
             "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"]},
