@@ -146,7 +146,7 @@ def reopened(spec: str | None, part: Part | None = None) -> Source | None:
         return build_source(spec)
     whole = build_source(spec, image=part.image, label=part.label)
     train, _ = split_source(
-        whole, part.task, fraction=part.fraction, seed=part.seed, image=part.image, label=part.label
+        whole, part.task, fraction=part.test_fraction, seed=part.seed, image=part.image, label=part.label
     )
     if train.part != part:
         raise UserError(f"{spec}: has other images or labels than when it was split ({part.text})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from common.config import Config
 
 
@@ -10,15 +12,15 @@ class Part(Config):
 
     Attributes:
         task: the labels by which they were stratified.
-        fraction: of the rows, held out.
+        test_fraction: of the rows, held out.
         seed: of the draw.
         rows: sha256 of the rows that were left, and of the number of all.
         image, label: the columns that the source was opened with, if the user named them.
     """
 
     task: str
-    fraction: float
-    seed: int
+    test_fraction: float = Field(gt=0, lt=1)
+    seed: int = Field(ge=0, lt=1 << 32)
     rows: str
     image: str | None = None
     label: str | None = None
@@ -26,4 +28,4 @@ class Part(Config):
     @property
     def text(self) -> str:
         """In words, as ``80% for training, seed 0``."""
-        return f"{1 - self.fraction:.0%} for training, seed {self.seed}"
+        return f"{1 - self.test_fraction:.0%} for training, seed {self.seed}"

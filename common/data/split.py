@@ -118,7 +118,7 @@ def split_source(
         )
     part = Part(
         task=source.resolve(task),
-        fraction=fraction,
+        test_fraction=fraction,
         seed=seed,
         rows=digest([len(source), train.numpy().tobytes()]),
         image=image,

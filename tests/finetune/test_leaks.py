@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-import retouch
 from common.data import Images
 from common.data.duplicates import Prints, fingerprints
 from common.encoders import EncoderConfig, build_encoder
@@ -21,18 +17,9 @@ from common.errors import UserError
 from finetune.data import LabeledData, load_labeled, open_sources
 from finetune.leaks import ALIKE
 from finetune.records import GENERATED, DataFacts
-from finetune.results import ProbeReport
 from retouch.reporting.limits import limits
 from retouch.reporting.reading import read_facts
-
-
-def write(folder: Path, seeds: range, change: int = 0) -> None:
-    """One smooth picture for each seed, named after it, in the folder of its class, brighter by ``change``."""
-    for seed in seeds:
-        coarse = np.random.default_rng(seed).integers(20, 230, (6, 6, 3), dtype=np.uint8)
-        smooth = np.asarray(Image.fromarray(coarse).resize((16, 16), Image.Resampling.BILINEAR)) + np.uint8(change)
-        (folder / f"c{seed % 2}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(smooth).save(folder / f"c{seed % 2}" / f"{seed}.png")
+from tests.finetune.pictures_of_classes import probed, write
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +38,6 @@ def encoder_of(folder: Path, source: str) -> Path:
     encoder = build_encoder(EncoderConfig(model_args={"width": 4, "depth": 1}), image_size=16)
     export_encoder(encoder, folder / "encoder", Provenance(source=source))
     return folder / "encoder"
-
-
-def probed(out: Path, encoder: Path, data: Path, seed: int = 0, **changes: Any) -> ProbeReport:
-    return retouch.probe(
-        {
-            "out": str(out),
-            "seed": seed,
-            "encoder": str(encoder),
-            "data": {"train": str(data / "train"), "test": str(data / "test"), "workers": 0, **changes},
-            "probe": {"l2": [1e-2], "layers": [-1], "poolings": ["avg"]},
-            "knn": None,
-            "properties": False,
-            "damage": [],
-            "null_check": False,
-            "baselines": {"pixels": False, "random_init": False},
-            "feature_cache": False,
-            "precision": "float32",
-            "wandb": {"mode": "disabled"},
-        }
-    )
 
 
 def test_leaks_are_counted_and_listed_and_all_of_them_are_in_a_file(

@@ -16,7 +16,7 @@ from common.encoders.provenance import Provenance
 from common.errors import UserError
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
-from tests.finetune.test_leaks import probed, write
+from tests.finetune.pictures_of_classes import probed, write
 
 QUICK = ("seed=0", "data.workers=0", "precision=float32", "wandb.mode=disabled", "batch_size=8", "steps=1")
 TINY = "encoder.model_args={width: 4, depth: 1}"

@@ -11,7 +11,7 @@ import retouch
 from common.errors import UserError
 from retouch.cli import main
 from tests.retouch.mistakes.stages import CONFIGS, files, messages
-from tests.retouch.test_signals import PICTURES, export, run
+from tests.retouch.quick_stages import PICTURES, export, run
 
 SETTINGS = ["out=new", "data.workers=0", "wandb.mode=disabled", "batch_size=1000000000"]
 NEW = ("predict", "search", "strange")
