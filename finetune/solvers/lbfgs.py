@@ -63,16 +63,16 @@ class Problems:
         active = torch.arange(len(self.l2), device=self.l2.device)
         l2 = self.l2
         point = torch.cat([self.weight, self.centered_bias[:, :, None]], dim=2)  # [g C F+1]
-        logits = self._product(point)  # [g C n]
+        logits = self.product(point)  # [g C n]
         here = self.evaluate(logits)
-        value, gradient = self._penalized(here, point, l2)
+        value, gradient = self.penalized(here, point, l2)
         first, values = value, [value]
         pairs: list[_Pair] = []
         failed = hopeless = torch.zeros_like(active, dtype=torch.bool)
         tolerance += torch.finfo(logits.dtype).eps  # no smaller decrease can be measured
         for step_index in range(max_steps + 1):
             direction = -self._inverse_hessian(gradient, here.curvature, l2, pairs)
-            slope = _dot(direction, gradient)
+            slope = dot(direction, gradient)
             small = tolerance * value
             # an uphill direction, which only rounding can cause, predicts nothing: its line search will fail
             done = (slope <= 0) & (-slope / 2 <= small)
@@ -88,25 +88,25 @@ class Problems:
                 value, gradient, direction, slope = value[keep], gradient[keep], direction[keep], slope[keep]
                 first, failed, values = first[keep], failed[keep], [one[keep] for one in values]
                 pairs = [pair.only(keep) for pair in pairs]
-            slopes = self._product(direction)
+            slopes = self.product(direction)
             failed_before = failed
-            length, here, failed = self._line_search(logits, slopes, point, direction, value, slope, l2)
+            length, here, failed = self.line_search(logits, slopes, point, direction, value, slope, l2)
             hopeless = failed & failed_before
             step = length[:, None, None] * direction
             point = point + step
             logits += length[:, None, None] * slopes
             if bool(failed.any()):
                 again = failed.nonzero().squeeze(1)
-                logits[again] = self._product(point[again])
+                logits[again] = self.product(point[again])
                 here = here.replaced(again, self.evaluate(logits[again]))
-            value, new_gradient = self._penalized(here, point, l2)
+            value, new_gradient = self.penalized(here, point, l2)
             pairs = [*pairs, _Pair.of(step, new_gradient - gradient)][-self.history :]
             if bool(failed.any()):
                 pairs = [pair.but(failed) for pair in pairs]
             gradient = new_gradient
             values = [*values, value][-2 * WINDOW - 1 :]
 
-    def _product(self, point: Tensor) -> Tensor:
+    def product(self, point: Tensor) -> Tensor:
         """Weights and bias ``[g C F+1]`` -> logits of all rows ``[g C n]``."""
         weight, bias = point[..., :-1], point[..., -1]
         g, C, F = weight.shape
@@ -120,7 +120,7 @@ class Problems:
             logits = flat @ self.features.T
         return logits.view(g, C, -1).add_((bias - weight @ self.mean)[:, :, None])
 
-    def evaluate(self, logits: Tensor) -> _Point:
+    def evaluate(self, logits: Tensor) -> Point:
         """Logits ``[g C n]`` -> mean loss, residual and curvature; the loss is summed in float64.
 
         What a row lacks of probability 1 is the sum ``q`` of the other classes, not a difference from 1: of rows that
@@ -135,32 +135,56 @@ class Problems:
         # 1 - Σ p², with p = 1 - q for the label
         spread = (q * (2 - q)).mean(dim=(1, 2)) - residual.square().sum(1).mean(1)
         residual.scatter_(1, rows, -q)
-        return _Point(loss, residual, (spread[:, None] / (logits.shape[1] - 1)).clamp_min(LEAST_CURVATURE))
+        return Point(loss, residual, (spread[:, None] / (logits.shape[1] - 1)).clamp_min(LEAST_CURVATURE))
 
-    def _penalized(self, here: _Point, point: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
+    def penalized(self, here: Point, point: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
         """The objective, float64 ``[g]``, and its gradient ``[g C F+1]``."""
+        value = here.loss + l2.double() / 2 * point[..., :-1].double().square().sum(dim=(1, 2))
+        return value, self._gathered(here.residual, point, l2)
+
+    def bent(self, here: Point, direction: Tensor, l2: Tensor) -> Tensor:
+        """The Hessian at a point, times a direction ``[g C F+1]``."""
+        return self._gathered(self.bend(here, self.product(direction)), direction, l2)
+
+    def bend(self, here: Point, slopes: Tensor) -> Tensor:
+        """How the residuals change where the logits change by ``slopes`` ``[g C n]``: ``p (s - Σ_c p_c s_c)``.
+
+        Slopes count from that of the label: of rows that are nearly fitted, the difference would be rounding.
+        """
+        rows = self.labels.expand(len(slopes), 1, -1)
+        lacking = here.residual.gather(1, rows)  # p - 1 of the label
+        others = here.residual.scatter(1, rows, 0)
+        apart = slopes - slopes.gather(1, rows)
+        mean = (others * apart).sum(1, keepdim=True)
+        return (others * (apart - mean)).scatter_(1, rows, -(1 + lacking) * mean)
+
+    def _gathered(self, residual: Tensor, point: Tensor, l2: Tensor) -> Tensor:
+        """Residuals ``[g C n]`` times the features, and the penalty's slope at ``point``: ``[g C F+1]``."""
         weight = point[..., :-1]
-        g, C, n = here.residual.shape
-        total = here.residual.sum(2)
-        gradient = (here.residual.view(g * C, n) @ self.features).view_as(weight) - total[:, :, None] * self.mean
+        g, C, n = residual.shape
+        total = residual.sum(2)
+        gradient = (residual.view(g * C, n) @ self.features).view_as(weight) - total[:, :, None] * self.mean
         gradient = gradient / n + l2[:, None, None] * weight
-        value = here.loss + l2.double() / 2 * weight.double().square().sum(dim=(1, 2))
-        return value, torch.cat([gradient, total[:, :, None] / n], dim=2)
+        return torch.cat([gradient, total[:, :, None] / n], dim=2)
+
+    def preconditioned(self, gradient: Tensor, curvature: Tensor, l2: Tensor) -> Tensor:
+        """The inverse Hessian with its curvature averaged, times ``[g C F+1]``."""
+        weight = self.preconditioner.apply(gradient[..., :-1], curvature, l2)
+        return torch.cat([weight, gradient[..., -1:] / curvature[:, :, None]], dim=2)
 
     def _inverse_hessian(self, gradient: Tensor, curvature: Tensor, l2: Tensor, pairs: list[_Pair]) -> Tensor:
         """Two-loop recursion: L-BFGS's inverse Hessian times the gradient ``[g C F+1]``."""
         result = gradient
         factors: list[Tensor] = []
         for pair in reversed(pairs):
-            factors.append(pair.weight * _dot(pair.step, result))
+            factors.append(pair.weight * dot(pair.step, result))
             result = result - factors[-1][:, None, None] * pair.change
-        weight = self.preconditioner.apply(result[..., :-1], curvature, l2)
-        result = torch.cat([weight, result[..., -1:] / curvature[:, :, None]], dim=2)
+        result = self.preconditioned(result, curvature, l2)
         for pair, factor in zip(pairs, reversed(factors), strict=True):
-            result = result + (factor - pair.weight * _dot(pair.change, result))[:, None, None] * pair.step
+            result = result + (factor - pair.weight * dot(pair.change, result))[:, None, None] * pair.step
         return result
 
-    def _line_search(
+    def line_search(
         self,
         logits: Tensor,
         slopes: Tensor,
@@ -169,7 +193,7 @@ class Problems:
         value: Tensor,
         slope: Tensor,
         l2: Tensor,
-    ) -> tuple[Tensor, _Point, Tensor]:
+    ) -> tuple[Tensor, Point, Tensor]:
         """Step lengths that meet the strong Wolfe conditions, the points they lead to, and which searches failed.
 
         Along a line the objective is convex and its derivative needs no product with the features. So a bracketed
@@ -177,13 +201,13 @@ class Problems:
         A search that fails ends at the lower end of its bracket, where the objective has fallen, or where it started.
         """
         weight, along = point[..., :-1], direction[..., :-1]
-        linear, square = l2 * _dot(weight, along), l2 * _dot(along, along)
+        linear, square = l2 * dot(weight, along), l2 * dot(along, along)
         norm = l2.double() / 2 * weight.double().square().sum(dim=(1, 2))
         length, low, high = torch.ones_like(slope), torch.zeros_like(slope), torch.full_like(slope, torch.inf)
         low_slope, high_slope = slope.clone(), torch.zeros_like(slope)
         # with rounded logits the loss is uncertain by more than this: smaller decreases are not required
         most = value * (1 + torch.finfo(logits.dtype).eps)
-        found: _Point | None = None
+        found: Point | None = None
         every = torch.arange(len(slope), device=slope.device)
         pending: Tensor | slice = slice(None)  # unlike their numbers, it copies nothing: one trial is mostly enough
         for _ in range(MOST_TRIALS):
@@ -233,24 +257,29 @@ class IndependentProblems(Problems):
     own curvature, because that of a rare label is small: with one for all, it took up to twice as many steps.
     """
 
-    def evaluate(self, logits: Tensor) -> _Point:
+    def evaluate(self, logits: Tensor) -> Point:
         """Logits ``[g L n]`` -> loss, summed over labels, residual and curvature."""
         sign = self.labels.to(logits.dtype) * 2 - 1
         margin = logits * sign
         loss = torch.nn.functional.softplus(-margin).sum(dim=(1, 2), dtype=torch.float64) / logits.shape[2]
         q = torch.sigmoid(-margin)  # what the label lacks of probability 1
         curvature = (q * (1 - q)).mean(2)
-        return _Point(loss, -sign * q, curvature.clamp_min(LEAST_CURVATURE))
+        return Point(loss, -sign * q, curvature.clamp_min(LEAST_CURVATURE))
+
+    def bend(self, here: Point, slopes: Tensor) -> Tensor:
+        """The same of independent labels: ``q (1 - q) s``."""
+        q = here.residual.abs()
+        return q * (1 - q) * slopes
 
 
-class _Point(NamedTuple):
+class Point(NamedTuple):
     """Loss, residual and curvature of the active problems at one point."""
 
     loss: Tensor  # [g], float64
     residual: Tensor  # probabilities minus one-hot labels [g C n]
     curvature: Tensor  # [g 1], or [g L] of independent labels
 
-    def replaced(self, places: Tensor | slice, other: _Point) -> _Point:
+    def replaced(self, places: Tensor | slice, other: Point) -> Point:
         for mine, new in zip(self, other, strict=True):
             mine[places] = new
         return self
@@ -265,9 +294,9 @@ class _Pair(NamedTuple):
 
     @classmethod
     def of(cls, step: Tensor, change: Tensor) -> _Pair:
-        product = _dot(step, change)
+        product = dot(step, change)
         # a pair without positive curvature can only be a rounding error: a weight of zero discards it
-        usable = product > torch.finfo(product.dtype).eps * _dot(change, change).sqrt() * _dot(step, step).sqrt()
+        usable = product > torch.finfo(product.dtype).eps * dot(change, change).sqrt() * dot(step, step).sqrt()
         return cls(step, change, torch.where(usable, 1 / product, torch.zeros_like(product)))
 
     def only(self, keep: Tensor) -> _Pair:
@@ -277,7 +306,7 @@ class _Pair(NamedTuple):
         return self._replace(weight=self.weight.masked_fill(forgotten, 0))
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(a: Tensor, b: Tensor) -> Tensor:
     """``[g C F] . [g C F] -> [g]``; to the last bit what ``einsum`` gives, in half the time for small problems."""
     g = len(a)
     return torch.bmm(a.reshape(g, 1, -1), b.reshape(g, -1, 1)).view(g)

@@ -25,7 +25,8 @@ it fast:
 
 The decrease that is left is predicted with that preconditioner, so it is too small where the averaged curvature is too
 large: rows that are far out, or rare, are soon fitted and have no curvature any more. Where the rows have much less
-curvature at the solution than assumed, the fit is continued with a preconditioner that knows it.
+curvature at the solution than assumed, the fit is continued with a preconditioner that knows it, and ended by Newton
+steps with the true curvature (``newton.py``), which tell what is left.
 
 Fits that have not converged are continued in float64, with a preconditioner from more rows, a longer history and more
 steps. ``LogisticFit.converged`` names those that fail even then.
@@ -41,14 +42,15 @@ import torch
 from torch import Tensor
 
 from common.machine.memory import available_memory
+from finetune.solvers import newton
 from finetune.solvers.gram import blocks, column_mean
 from finetune.solvers.lbfgs import IndependentProblems, Problems
 from finetune.solvers.preconditioner import TINY, Preconditioner, Span, few_rows, share_of_assumed
 
 MEMORY = 2 << 30  # bytes for logits, slopes and probabilities; strengths that do not fit are solved in later groups
-DOUBTFUL = (
-    0.5  # curvature at the solution, as a share of what the preconditioner assumes, below which a fit is confirmed
-)
+# curvature at the solution, as a share of what the preconditioner assumes, below which a fit is confirmed: dense
+# features have 0.94 or more, sparse and low-rank ones 0.5 to 0.85, outlying rows 0.1
+DOUBTFUL = 0.9
 CAREFUL_EFFORT, CAREFUL_HISTORY = 8, 50  # sample of the preconditioner and history of a careful fit
 
 
@@ -165,18 +167,12 @@ def fit_logistic(
     if not again or careful_steps == 0:
         return fit
     exact = features.double() if _fits_in_float64(features) else features
-    careful = _fit(
-        exact,
-        labels,
-        [l2[index] for index in again],
-        fit.weight[list(again)].to(exact),
-        fit.bias[list(again)].to(exact),
-        base.of(exact) if isinstance(base, Span) else Preconditioner.of(exact, CAREFUL_EFFORT),
-        tolerance,
-        careful_steps,
-        max(history, CAREFUL_HISTORY),
-        chained=False,
-    )
+    exact_base = base.of(exact) if isinstance(base, Span) else Preconditioner.of(exact, CAREFUL_EFFORT)
+    settings = tolerance, careful_steps, max(history, CAREFUL_HISTORY)
+    weight, bias = (part[list(again)].to(exact) for part in (fit.weight, fit.bias))
+    careful = _fit(exact, labels, [l2[index] for index in again], weight, bias, exact_base, *settings, chained=False)
+    if confirm:
+        careful = _confirmed(careful, exact, labels, exact_base, *settings)
     return fit.replaced(again, careful)
 
 
@@ -192,12 +188,14 @@ def _fit(
     history: int,
     *,
     chained: bool,
+    certain: bool = False,
 ) -> LogisticFit:
     """Fit once, from weights ``[G F C]`` and biases ``[G C]``.
 
     Args:
         base: the span of the features if they are few rows, else their preconditioner.
         chained: if the grid is solved in groups, later ones start from the nearest solution so far instead.
+        certain: whether Newton steps end the fit, and decide whether it has converged.
     """
     mean = column_mean(features).to(features.dtype)
     centered_bias = bias + mean @ weight
@@ -222,6 +220,8 @@ def _fit(
         kind, known = (Problems, labels) if labels.ndim == 1 else (IndependentProblems, labels.T.contiguous())
         parts.append(kind(rows, known, weights, biases, strengths, row_mean, preconditioner, history))
         parts[-1].solve(tolerance, max_steps)
+        if certain:
+            newton.end(parts[-1], tolerance, max_steps)
     back = torch.tensor(order).argsort().tolist()
     weight = torch.cat([part.weight for part in parts])[back].transpose(1, 2)
     weight = (base.weight_of(weight) if isinstance(base, Span) else weight).contiguous()
@@ -247,7 +247,7 @@ def _confirmed(
     max_steps: int,
     history: int,
 ) -> LogisticFit:
-    """The fit, continued with the curvature at its solution where that is much less than assumed."""
+    """The fit, continued and ended with the curvature at its solution where that is much less than assumed."""
     curvature = _curvature(features, fit, independent=labels.ndim == 2)
     doubtful = (share_of_assumed(features, curvature) < DOUBTFUL).nonzero().flatten().tolist()
     if not doubtful:
@@ -255,7 +255,8 @@ def _confirmed(
     weights = curvature[doubtful].mean(0)
     actual = base.weighted(weights) if isinstance(base, Span) else Preconditioner.of(features, curvature=weights)
     l2, weight, bias = [fit.l2[place] for place in doubtful], fit.weight[doubtful], fit.bias[doubtful]
-    again = _fit(features, labels, l2, weight, bias, actual, tolerance, max_steps, history, chained=False)
+    settings = tolerance, max_steps, history
+    again = _fit(features, labels, l2, weight, bias, actual, *settings, chained=False, certain=True)
     return fit.replaced(doubtful, again)
 
 
