@@ -158,6 +158,11 @@ class Problems:
         mean = (others * apart).sum(1, keepdim=True)
         return (others * (apart - mean)).scatter_(1, rows, -(1 + lacking) * mean)
 
+    def determined(self, direction: Tensor) -> Tensor:
+        """A direction ``[g C F+1]`` without what changes no objective: the same bias for all classes."""
+        bias = direction[..., -1:]
+        return torch.cat([direction[..., :-1], bias - bias.mean(1, keepdim=True)], dim=2)
+
     def _gathered(self, residual: Tensor, point: Tensor, l2: Tensor) -> Tensor:
         """Residuals ``[g C n]`` times the features, and the penalty's slope at ``point``: ``[g C F+1]``."""
         weight = point[..., :-1]
@@ -270,6 +275,10 @@ class IndependentProblems(Problems):
         """The same of independent labels: ``q (1 - q) s``."""
         q = here.residual.abs()
         return q * (1 - q) * slopes
+
+    def determined(self, direction: Tensor) -> Tensor:
+        """All of it: each label has a bias of its own."""
+        return direction
 
 
 class Point(NamedTuple):

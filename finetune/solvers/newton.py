@@ -60,14 +60,14 @@ def _end_one(problems: Problems, place: int, tolerance: float, most: int) -> Non
 
 def _step(problems: Problems, here: Point, gradient: Tensor, l2: Tensor, most: int) -> tuple[Tensor, float, int]:
     """The minimum of the quadratic model: the step to it, the decrease that it predicts, and the products it took."""
-    step, residual = torch.zeros_like(gradient), -gradient
+    step, residual = torch.zeros_like(gradient), problems.determined(-gradient)
     toward = problems.preconditioned(residual, here.curvature, l2)
     direction, squared = toward, dot(residual, toward)
     small, gain = ACCURACY * float(squared), 0.0
     products = 0
     while products < most:
         products += 1
-        bent = problems.bent(here, direction, l2)
+        bent = problems.determined(problems.bent(here, direction, l2))  # rounding would add up in what is not
         along = dot(direction, bent)
         if float(along) <= 0 or float(squared) <= 0:
             break  # by rounding alone

@@ -65,6 +65,14 @@ def test_a_start_far_away_ends_where_the_gradient_is_zero(independent: bool) -> 
     assert float(gradient.abs().max()) < 1e-7
 
 
+def test_a_bias_that_all_classes_share_stays_as_it_is() -> None:
+    # no objective depends on it, so rounding alone would move it, without bounds
+    features, labels = problem("rare", 40, 30, 3, seed=1)
+    features[:, 0] = 3.0
+    fit = fit_logistic(features.float(), labels, 3, [1e-5], tolerance=1e-6)
+    assert float(fit.bias.sum(1).abs()) < 0.01 * float(fit.bias.abs().max())
+
+
 def test_what_could_not_be_finished_has_not_converged_and_is_no_worse() -> None:
     problems, point = made(independent=False)
     before, _ = problems.penalized(problems.evaluate(problems.product(point[None])), point[None], problems.l2)
