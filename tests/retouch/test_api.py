@@ -105,6 +105,7 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     said = capsys.readouterr().out
     assert said.count("Test accuracy") == 1
     assert "pretrain colorize data=my/pictures" in said
+    assert "mask in place of colorize if the pictures are gray" in said
     assert f"{tmp_path}/demo/report.html" in said
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     # in the order in which they started, to the second: here, perhaps in the same one
