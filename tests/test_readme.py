@@ -132,6 +132,19 @@ def test_python_works_as_typed(code: str, homes: dict[str, Path], monkeypatch: p
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
+def test_the_tour_makes_the_images_that_it_describes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,200 without labels, and 800 in a folder for each of four textures."""
+    tour = (ROOT / "docs/tour.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", tour, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "tour.md", "exec"), {"__name__": "tour"})
+    unlabeled, labeled = list(Path("my/pictures").iterdir()), list(Path("my/labeled").glob("*/*.png"))
+    assert (len(unlabeled), len(labeled)) == (1200, 800)
+    assert len({one.parent.name for one in labeled}) == 4
+    with Image.open(unlabeled[0]) as image:
+        assert (image.format, image.size, image.mode) == ("PNG", (32, 32), "RGB")
+
+
 # ---- numbers
 
 
