@@ -142,12 +142,12 @@ class Problems:
         value = here.loss + l2.double() / 2 * point[..., :-1].double().square().sum(dim=(1, 2))
         return value, self._gathered(here.residual, point, l2)
 
-    def bent(self, here: Point, direction: Tensor, l2: Tensor) -> Tensor:
-        """The Hessian at a point, times a direction ``[g C F+1]``."""
-        return self._gathered(self.bend(here, self.product(direction)), direction, l2)
+    def hessian_product(self, here: Point, direction: Tensor, l2: Tensor) -> Tensor:
+        """The Hessian at a point, times a direction ``[g C F+1]``: the same shape."""
+        return self._gathered(self.changed_residual(here, self.product(direction)), direction, l2)
 
-    def bend(self, here: Point, slopes: Tensor) -> Tensor:
-        """How the residuals change where the logits change by ``slopes`` ``[g C n]``: ``p (s - Σ_c p_c s_c)``.
+    def changed_residual(self, here: Point, slopes: Tensor) -> Tensor:
+        """The change of the residuals, same shape, if logits change by ``slopes`` ``[g C n]``: ``p (s - Σ_c p_c s_c)``.
 
         Slopes count from that of the label: of rows that are nearly fitted, the difference would be rounding.
         """
@@ -158,7 +158,7 @@ class Problems:
         mean = (others * apart).sum(1, keepdim=True)
         return (others * (apart - mean)).scatter_(1, rows, -(1 + lacking) * mean)
 
-    def determined(self, direction: Tensor) -> Tensor:
+    def without_shared_bias(self, direction: Tensor) -> Tensor:
         """A direction ``[g C F+1]`` without what changes no objective: the same bias for all classes."""
         bias = direction[..., -1:]
         return torch.cat([direction[..., :-1], bias - bias.mean(1, keepdim=True)], dim=2)
@@ -271,12 +271,12 @@ class IndependentProblems(Problems):
         curvature = (q * (1 - q)).mean(2)
         return Point(loss, -sign * q, curvature.clamp_min(LEAST_CURVATURE))
 
-    def bend(self, here: Point, slopes: Tensor) -> Tensor:
+    def changed_residual(self, here: Point, slopes: Tensor) -> Tensor:
         """The same of independent labels: ``q (1 - q) s``."""
         q = here.residual.abs()
         return q * (1 - q) * slopes
 
-    def determined(self, direction: Tensor) -> Tensor:
+    def without_shared_bias(self, direction: Tensor) -> Tensor:
         """All of it: each label has a bias of its own."""
         return direction
 

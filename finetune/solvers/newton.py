@@ -43,14 +43,14 @@ def _end_one(problems: Problems, place: int, tolerance: float, most: int) -> Non
         left -= products
         done = gain <= tolerance * float(value)
         slope = dot(step, gradient)
-        if done or float(slope) >= 0:
+        if done or not float(slope) < 0:
             break
         length, _, _ = problems.line_search(logits, problems.product(step), point, step, value, slope, l2)
         there = point + length[:, None, None] * step
         logits = problems.product(there)
         here = problems.evaluate(logits)
         lower, gradient = problems.penalized(here, there, l2)
-        if float(lower) >= float(value):  # no more than rounding: the step before is as good
+        if not float(lower) < float(value):  # no more than rounding, or not finite: the step before is as good
             break
         point, value = there, lower
     problems.weight[one], problems.centered_bias[one] = point[..., :-1], point[..., -1]
@@ -60,20 +60,21 @@ def _end_one(problems: Problems, place: int, tolerance: float, most: int) -> Non
 
 def _step(problems: Problems, here: Point, gradient: Tensor, l2: Tensor, most: int) -> tuple[Tensor, float, int]:
     """The minimum of the quadratic model: the step to it, the decrease that it predicts, and the products it took."""
-    step, residual = torch.zeros_like(gradient), problems.determined(-gradient)
+    # no objective depends on a bias that all classes share: rounding alone would move it, without bounds
+    step, residual = torch.zeros_like(gradient), problems.without_shared_bias(-gradient)
     toward = problems.preconditioned(residual, here.curvature, l2)
     direction, squared = toward, dot(residual, toward)
     small, gain = ACCURACY * float(squared), 0.0
     products = 0
     while products < most:
         products += 1
-        bent = problems.determined(problems.bent(here, direction, l2))  # rounding would add up in what is not
-        along = dot(direction, bent)
-        if float(along) <= 0 or float(squared) <= 0:
+        curved = problems.without_shared_bias(problems.hessian_product(here, direction, l2))
+        along = dot(direction, curved)
+        if not (float(along) > 0 and float(squared) > 0):
             break  # by rounding alone
         length = squared / along
         step = step + length[:, None, None] * direction
-        residual = residual - length[:, None, None] * bent
+        residual = residual - length[:, None, None] * curved
         gain += float(length * squared) / 2
         toward = problems.preconditioned(residual, here.curvature, l2)
         before, squared = squared, dot(residual, toward)
