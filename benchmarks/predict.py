@@ -4,17 +4,23 @@
 
 The classifier is from a probe of ``small_cnn`` (with random weights, which are as fast as any). Bare network: batches,
 one after the other, from uint8 tensors to logits. Predict: the whole command, from its settings to the CSV file; once
-from parquet, and once from a folder of JPEG files made from the same images. Both alternate in pairs, so that drift in
-speed affects both; the median ratio is reported. By default the network computes with one thread fewer than there are
+from parquet, and once from a folder of JPEG files made from the same images. They take turns, so that drift in speed
+affects all; the median ratio is reported. By default the network computes with one thread fewer than there are
 cores, and one process decodes: a core that decodes is not available to the network. Target: 90% of the bare network's
 images/s. The bare network is also timed beside a process that decodes the same images, since cores share memory and
-heat: what it loses so, no program can regain. Results: ``benchmarks/results/predict.json``.
+heat: what it loses so, no program can regain.
+
+A stage keeps freed memory (``common/machine/allocation.py``), which makes the bare network faster, too. So the bare
+network is timed in this process, which does, and in fresh processes with the C library's defaults: the loop that
+somebody would write without Retouch. Results: ``benchmarks/results/predict.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -52,8 +58,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=max(1, usable_cores() - 1), help="threads of the network")
     parser.add_argument("--workers", type=int, default=1, help="processes that decode (default: 1)")
     parser.add_argument("--encoder", type=Path, help="a run or encoder in place of small_cnn with random weights")
+    parser.add_argument("--plain", nargs=2, metavar=("PROBE", "SOURCE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if given.plain:
+        network = network_alone(Path(given.plain[0]), given.plain[1], given)
+        print(seconds(network))
+        return
     setup_console()
     train, test = "shapes", f"shapes:test:{given.images}"
     if given.cifar10:
@@ -95,35 +106,56 @@ def as_jpegs(folder: Path, source: str, count: int) -> Path:
 
 
 def compared(home: Path, probe: Path, source: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Images/s of both, in alternating pairs."""
-    classifier = open_classifier(probe)
-    images = load_images(build_source(source), classifier.image_size, limit=given.images, workers=given.workers)
-    pixels = images.rows(torch.arange(len(images)))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    channels_last(classifier, device)
+    """Images/s of predict, and of the bare network in this process and in fresh ones, in turn."""
+    network = network_alone(probe, source, given)
 
     def predict() -> PredictResult:
         data = [f"data.source={source}", f"data.limit={given.images}", f"data.workers={given.workers}"]
         run = [f"out={home / 'predicted'}", "overwrite=true", f"batch_size={BATCH}", "wandb.mode=disabled"]
         return retouch.predict(str(probe), *data, *run)
 
-    bare(classifier, pixels[: 4 * BATCH], device)  # starts threads and kernels before the clock
-    predict()
-    network = partial(bare, classifier, pixels, device)
-    pairs = [(seconds(network), seconds(predict)) for _ in range(given.pairs)]
-    ratios = [alone / whole for alone, whole in pairs]
-    with decoding(source, images.size, given.images):
+    predict()  # from here on, this process keeps freed memory
+    triples = [(seconds(network), seconds(predict), plain_seconds(probe, source, given)) for _ in range(given.pairs)]
+    ratios = [alone / whole for alone, whole, _ in triples]
+    with decoding(source, open_classifier(probe).image_size, given.images):
         beside = statistics.median(seconds(network) for _ in range(given.pairs))
+
+    def speed(place: int) -> int:
+        return round(int(given.images) / statistics.median(triple[place] for triple in triples))
+
     return {
-        "images": len(pixels),
+        "images": given.images,
         "workers": given.workers,
         "batch_size": BATCH,
-        "bare_images_per_second": round(len(pixels) / statistics.median(alone for alone, _ in pairs)),
-        "predict_images_per_second": round(len(pixels) / statistics.median(whole for _, whole in pairs)),
+        "bare_images_per_second": speed(0),
+        "predict_images_per_second": speed(1),
+        "plain_bare_images_per_second": speed(2),
         "speed_relative_to_bare_network": round(statistics.median(ratios), 4),
-        "bare_images_per_second_beside_a_process_that_decodes": round(len(pixels) / beside),
+        "speed_relative_to_plain_bare_network": round(
+            statistics.median(plain / whole for _, whole, plain in triples), 4
+        ),
+        "bare_images_per_second_beside_a_process_that_decodes": round(given.images / beside),
         "all_ratios": [round(ratio, 4) for ratio in ratios],
     }
+
+
+def network_alone(probe: Path, source: str, given: argparse.Namespace) -> Callable[[], object]:
+    """The bare network on decoded images, ready: its threads and kernels have started."""
+    classifier = open_classifier(probe)
+    images = load_images(build_source(source), classifier.image_size, limit=given.images, workers=given.workers)
+    pixels = images.rows(torch.arange(len(images)))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    channels_last(classifier, device)
+    bare(classifier, pixels[: 4 * BATCH], device)
+    return partial(bare, classifier, pixels, device)
+
+
+def plain_seconds(probe: Path, source: str, given: argparse.Namespace) -> float:
+    """Seconds of the bare network in a fresh process with the C library's defaults."""
+    options = [f"--images={given.images}", f"--threads={given.threads}", f"--workers={given.workers}"]
+    command = [sys.executable, __file__, "--plain", str(probe), source, *options]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
 
 
 @contextmanager

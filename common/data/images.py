@@ -22,7 +22,7 @@ from common.data.findings import read_findings, write_findings
 from common.data.levels import SAMPLE, Levels, say_levels
 from common.data.originals import Originals, find_originals
 from common.data.pages import warn_of_pages
-from common.data.reader import Decoder, Failure, decode_ahead
+from common.data.reader import Decoded, Decoder, Failure, decode_ahead
 from common.data.rows import even_rows
 from common.data.source import Labels, MultiLabels, Source, digest
 from common.errors import UserError
@@ -143,7 +143,7 @@ class Images:
         return left
 
     def batches(self, rows: Iterable[Tensor], workers: int = 0) -> Iterator[Fetched]:
-        """Each requested batch of rows, in order, whatever the number of workers.
+        """Each requested batch of rows, in order, whatever the number of workers, which start at once.
 
         Unless the images are ``checked``, rows that cannot be read are skipped, with one warning for each.
 
@@ -152,13 +152,15 @@ class Images:
         """
         if self.pixels is not None:
             pixels = self.pixels.numpy()
-            for index in rows:
-                # numpy copies whole rows on this thread: several times faster than torch's index_select, which copies
-                # element by element and wakes the threads that the training step uses
-                yield Fetched(torch.from_numpy(np.take(pixels, index.numpy(), axis=0)), index)
-            return
+            # numpy copies whole rows on this thread: several times faster than torch's index_select, which copies
+            # element by element and wakes the threads that the training step uses
+            return (Fetched(torch.from_numpy(np.take(pixels, index.numpy(), axis=0)), index) for index in rows)
+        return self._noted(decode_ahead(Decoder(self.source, self.size, self.kept, self.levels), rows, workers))
+
+    def _noted(self, decoded: Iterator[Decoded]) -> Iterator[Fetched]:
+        """The same, after what could not be read has been noted."""
         came, asked = 0, False
-        for batch in decode_ahead(Decoder(self.source, self.size, self.kept, self.levels), rows, workers):
+        for batch in decoded:
             self._note(batch.failures)
             came, asked = came + len(batch.rows), True
             yield Fetched(torch.from_numpy(batch.pixels), torch.from_numpy(batch.rows))

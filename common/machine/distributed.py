@@ -14,6 +14,7 @@ import torch.distributed as dist
 # that group alive after `destroy_process_group`: its threads would outlive the interpreter and abort the process.
 import torch.distributed.nn.functional
 
+from common.machine.allocation import keep_freed_memory
 from common.machine.started import started
 
 T = TypeVar("T")
@@ -82,9 +83,12 @@ def gather(value: T) -> list[T]:
 def world() -> Iterator[World]:
     """Join the processes that ``torchrun`` started, if it did; leave their group at the end.
 
+    Every stage begins here, so the memory of its process is set up here, too.
+
     Raises:
         UserError: the environment does not say which process this is (``started``).
     """
+    keep_freed_memory()
     rank, size, local_rank, _ = started()
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")

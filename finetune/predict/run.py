@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
-from itertools import groupby, tee
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from common.data import Images, Source, build_source, load_images
 from common.data.images import Fetched, some_readable
@@ -101,9 +103,10 @@ def predict(config: PredictConfig) -> PredictResult:
         with open_run(config, here, early) as run:
             result = _finished(config, classifier, images, run)
             if result is None:
+                batches = _batches(config, images, here)  # workers decode while the plan is checked
                 _check_plan(config, classifier, images, run)
                 work = _work(config, classifier, images)
-                _write_parts(config, work, here)
+                _write_parts(config, work, batches, here)
                 here.barrier()
                 result = _join(config, work, run) if here.is_main else None
             found = gather(result)[0]
@@ -252,34 +255,55 @@ def _check_plan(config: PredictConfig, classifier: Applied, images: Images, run:
 # ---- the parts
 
 
-def _write_parts(config: PredictConfig, work: Work, here: World) -> None:
-    """Write this process's share of the parts that are missing; workers decode ahead while the network computes."""
-    images = work.images
-    channels_last(work.classifier, here.device)
-    precision = resolve_precision(config.precision, here.device)
+def _batches(config: PredictConfig, images: Images, here: World) -> Iterator[tuple[int, Fetched]]:
+    """This process's share of the parts that are missing: each batch, with the number of its part.
+
+    Workers start to decode at once.
+    """
     missing = gather(missing_parts(config.out, len(images)))[0]  # those that the first process sees
     mine = missing[here.rank :: here.size]
-    requests = ((one, rows) for one in mine for rows in torch.split(part_rows(one, len(images)), config.batch_size))
-    asked, given = tee(requests)
+
+    def requests() -> Iterator[tuple[int, Tensor]]:
+        for part in mine:
+            yield from ((part, rows) for rows in torch.split(part_rows(part, len(images)), config.batch_size))
+
     workers = config.data.workers if len(images) > config.batch_size else 0  # a single batch has nothing to wait for
-    fetched = images.batches((rows for _, rows in given), workers)
+    fetched = images.batches((rows for _, rows in requests()), workers)
+    # the parts come first: after the last, no further batch is waited for
+    return zip((part for part, _ in requests()), fetched, strict=False)
+
+
+def _write_parts(config: PredictConfig, work: Work, batches: Iterator[tuple[int, Fetched]], here: World) -> None:
+    """Write the parts: workers decode the next images while the network computes and a thread writes the last part."""
+    channels_last(work.classifier, here.device)
+    precision = resolve_precision(config.precision, here.device)
     started, done = time.monotonic(), 0
     said = started
-    # what was asked for comes first: after the last, no further batch is waited for
-    for number, batches in groupby(zip(asked, fetched, strict=False), key=lambda pair: pair[0][0]):
-        answered, came = [], []
-        for _, batch in batches:
-            answered += _answers(work, batch, here.device, precision)
-            came.append(batch.index)
-        rows = part_rows(number, len(images))
-        readable = np.isin(rows.numpy(), torch.cat(came).numpy())
-        write_part(config.out, number, work.columns.table(images.places(rows), readable, answered))
-        done += len(rows)
-        now = time.monotonic()
-        level = logging.INFO if now - said >= LINE_SECONDS else logging.DEBUG
-        said = now if level == logging.INFO else said
-        speed = done / max(now - started, 1e-9)
-        log.log(level, "part %d: %s images here so far, %s images/s", number + 1, f"{done:,}", f"{speed:,.0f}")
+    with ThreadPoolExecutor(1, "retouch-parts") as thread:
+        written: Future[None] | None = None
+        for number, of_part in groupby(batches, key=itemgetter(0)):
+            answered, came = [], []
+            for _, batch in of_part:
+                answered += _answers(work, batch, here.device, precision)
+                came.append(batch.index)
+            if written is not None:
+                written.result()  # raises what its thread met
+            written = thread.submit(_write_part, config.out, work, number, answered, torch.cat(came))
+            done += len(part_rows(number, len(work.images)))
+            now = time.monotonic()
+            level = logging.INFO if now - said >= LINE_SECONDS else logging.DEBUG
+            said = now if level == logging.INFO else said
+            speed = done / max(now - started, 1e-9)
+            log.log(level, "part %d: %s images here so far, %s images/s", number + 1, f"{done:,}", f"{speed:,.0f}")
+        if written is not None:
+            written.result()
+
+
+def _write_part(out: Path, work: Work, number: int, answered: Sequence[pa.Table], came: Tensor) -> None:
+    """Write a part, of which the images ``came`` ``[b]`` could be read and have the answers ``answered``."""
+    rows = part_rows(number, len(work.images))
+    readable = np.isin(rows.numpy(), came.numpy())
+    write_part(out, number, work.columns.table(work.images.places(rows), readable, answered))
 
 
 @torch.inference_mode()
