@@ -11,7 +11,7 @@ from finetune.results import Comparison
 from finetune.table import two_digits
 from finetune.worth import LabelEfficiency
 from retouch.reporting.compare import Contrast
-from retouch.reporting.sentences import answered, listed, number, p_text, points
+from retouch.reporting.sentences import answered, interval, listed, number, p_text, points, signed
 from retouch.studies.results import Contender, Kind, Role, Versus
 
 LEVEL, POWER = 0.05, 0.8
@@ -91,10 +91,23 @@ def verdict(
             f"try budget={too_short.enough}m."
         )
         rest = f"Of the rest, {_best(winner)}."
-        return tuple(filter(None, [first, rest, _others(winner, rivals.by_role)]))
+        return tuple(filter(None, [first, rest, _others(winner, rivals, set())]))
     first, said = _answer(winner, rivals, worth or {})
-    others = _others(winner, {role: some for role, some in rivals.by_role.items() if role not in said})
-    return tuple(filter(None, [first, others, "" if first.startswith("Yes") else trained(contenders)]))
+    others = _others(winner, rivals, said)
+    more = [] if first.startswith("Yes") else [_own_gain(winner, rivals, contenders), trained(contenders)]
+    return tuple(filter(None, [first, others, *more]))
+
+
+def _own_gain(winner: Contender, rivals: Rivals, contenders: Sequence[Contender]) -> str:
+    """What its training changed in the best network, if the winner is none; empty if that was not measured."""
+    others = rivals.of("restoring")
+    found = next((one.over_twin for one in contenders if others and one.name == others[0].other), {})
+    if winner.kind == "restoring" or not found:
+        return ""
+    tasks = [f"{signed(one.difference)} points {interval(*one.ci95)}" for one in found.values()]
+    if len(tasks) > 1:
+        tasks = [f"{said} ({task})" for task, said in zip(found, tasks, strict=True)]
+    return f"Training gained {others[0].other} {listed(tasks)} over its own untrained network."
 
 
 def trained(contenders: Sequence[Contender]) -> str:
@@ -105,13 +118,17 @@ def trained(contenders: Sequence[Contender]) -> str:
     best = max(racers, key=lambda one: (len(one.validations), one.validations[-1].mean))
     last = best.validations[-1]
     length = f"{best.name} was trained for {last.seconds:.0f} s ({last.steps:,} steps)"
+    more = "a larger budget may change this answer"
     if len(best.validations) < 2:
-        return f"{length}; more time may change this."
+        return f"{length}; {more}."
     before = best.validations[-2]
-    change = f"from {number(before.mean)} to {number(last.mean)}% in the last {last.seconds - before.seconds:.0f} s"
+    judged = (
+        f"its validation accuracy was {number(before.mean)}% after {before.seconds:.0f} s and {number(last.mean)}% at "
+        "the end"
+    )
     if last.mean > before.mean:
-        return f"{length}, and its validation accuracy was still rising, {change}: more time may change this."
-    return f"{length}; its validation accuracy was no longer rising: {change}."
+        return f"{length} and was still improving: {judged}; {more}."
+    return f"{length} and was no longer improving: {judged}."
 
 
 def _answer(winner: Contender, rivals: Rivals, worth: Mapping[str, LabelEfficiency]) -> tuple[str, set[Role]]:
@@ -129,6 +146,14 @@ def _answer(winner: Contender, rivals: Rivals, worth: Mapping[str, LabelEfficien
         return f"No: {best} {_beats(winner.kind)} {others[0].other} by {_by(others)}.", {"restoring"}
     if not others:
         return f"No network was trained to restore images: {_best(winner)}.", set()
+    if _all(others, "worse"):
+        return (
+            f"No clear answer: {_best(winner)}, but on the test images {others[0].other} beats {winner.name} by "
+            f"{_by(others)}.",
+            {"restoring"},
+        )
+    if any(is_shown(one) for one in others):
+        return f"No clear answer: {_best(winner)}, but the tasks differ.", set()
     return (
         f"No gain shown: {_best(winner)}; on the test images, no difference from {others[0].other} is shown "
         f"({_by(others)}), and {_limit(others, rivals.count)}.",
@@ -200,19 +225,22 @@ def _limit(rivals: Sequence[Versus], count: int) -> str:
     return f"{said} ({p} alone, {adjusted} after correction)"
 
 
-def _others(winner: Contender, by_role: dict[Role, list[Versus]]) -> str:
-    """The winner compared with all others: ``colorize beats ... It is not shown to beat ...``.
+def _others(winner: Contender, rivals: Rivals, covered: set[Role]) -> str:
+    """The winner compared with the others: ``colorize beats ... It is not shown to beat ...``.
 
     The winner is named, since the sentence before may be about another contestant.
+
+    Args:
+        covered: roles that were spoken of before.
     """
     said: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
-    for role, rivals in by_role.items():
+    for role, of_role in rivals.by_role.items():
         for shown in said:
-            some = [one for one in rivals if _shown(one) == shown]
+            some = [one for one in of_role if role not in covered and _shown(one) == shown]
             if some:
-                on = f" on {listed([one.task for one in some])}" if len(some) < len(rivals) else ""
-                by = f" by {_by(some)}" if shown != "open" else ""
-                said[shown].append(f"{_in_words(some[0].other, role)}{on}{by}")
+                on = f" on {listed([one.task for one in some])}" if len(some) < len(of_role) else ""
+                by = f" by {_by(some)}" if shown != "open" else f" ({_range(some)})"
+                said[shown].append(f"{_rival(winner, role, rivals, some[0].other)}{on}{by}")
     name = _in_words(winner.name, winner.kind)
     name = name if name == winner.name else f"{name[:1].upper()}{name[1:]}"
     is_, it = ("are", "They") if winner.kind == "pixels" else ("is", "It")
@@ -223,6 +251,13 @@ def _others(winner: Contender, by_role: dict[Role, list[Versus]]) -> str:
     ]
     subjects = (name, it, it)
     return " ".join(map(" ".join, zip(subjects, filter(None, parts), strict=False)))
+
+
+def _rival(winner: Contender, role: Role, rivals: Rivals, name: str) -> str:
+    """Another contestant in a sentence. The untrained network belongs to the best one that restores images."""
+    if role == "untrained" and winner.kind != "restoring" and (leaders := rivals.of("restoring")):
+        return f"the untrained network of {leaders[0].other}"
+    return _in_words(name, role)
 
 
 def _all(rivals: Sequence[Versus], shown: str) -> bool:
@@ -248,3 +283,10 @@ def _by(rivals: Sequence[Versus]) -> str:
     if len(ranked) == 1:
         return points(ranked[0].found)
     return f"{points(ranked[0].found)} ({ranked[0].task}) to {points(ranked[-1].found)} ({ranked[-1].task})"
+
+
+def _range(rivals: Sequence[Versus]) -> str:
+    """The same with signs, for differences that are not shown: ``−0.2 points [−1.1, 0.7]``."""
+    ranked = sorted(rivals, key=lambda one: one.found.difference)
+    said = [f"{signed(one.found.difference)} points {interval(*one.found.ci95)}" for one in ranked]
+    return said[0] if len(said) == 1 else f"{said[0]} ({ranked[0].task}) to {said[-1]} ({ranked[-1].task})"
