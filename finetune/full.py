@@ -194,7 +194,7 @@ def _open(config: FinetuneConfig, here: World, images: LabeledImages | None) -> 
     card = None if start.path is None or start.from_scratch else read_encoder_card(start.path)
     size = config.data.image_size or encoder.image_size
     check_training_batch(config.batch_size, size, here, config.accumulate)
-    trained_on = None if card is None else card.provenance
+    trained_on = None if card is None or start.from_scratch else card.provenance
     images = images or load_labeled(sources, config.data, size, config.seed, trained_on)
     check_enough(images, config.validation, config.seed)
     inputs = sources.inputs() | ({} if card is None else {ENCODER_INPUT: card.sha256})

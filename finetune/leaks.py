@@ -125,16 +125,15 @@ def find_leaks(test: Images, train: Images, trained_on: Provenance | None, worke
     exact = len(identical)
     if exact:
         log.warning(
-            "%d of %d test images are identical to training images: test accuracy may be too high",
-            exact,
-            len(ours.rows),
+            "%s of %s test images are identical to training images: test accuracy may be too high",
+            *(f"{exact:,}", f"{len(ours.rows):,}"),
         )
     training = _found("training", test, train, near_pairs(ours, theirs), len(theirs.rows), len(theirs.rows))
     if training.facts is not None and training.facts.test_images > exact:
         log.warning(
-            "%d of %d test images nearly repeat training images: test accuracy may be too high; data.leaks=drop leaves "
+            "%s of %s test images nearly repeat training images: test accuracy may be too high; data.leaks=drop leaves "
             "these training images out",
-            *(training.facts.test_images, len(ours.rows)),
+            *(f"{training.facts.test_images:,}", f"{len(ours.rows):,}"),
         )
     seen: dict[str, Found] = {}  # by the images of each training that the encoder came from
     unseen: list[str] = []

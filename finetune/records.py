@@ -80,7 +80,9 @@ class Calibration(Record):
     error_after: float
 
 
-GENERATED = "drawn by a program, so that none is a test image"  # why images of pretraining are not compared
+# why images of pretraining are not compared, or need not be
+NONE_LEFT = "those that repeat test images were left out of pretraining"
+GENERATED = "drawn by a program, so that none is a test image"
 
 
 class Repeat(Record):

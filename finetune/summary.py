@@ -161,17 +161,17 @@ def leaks(data: DataFacts, total: int) -> list[str]:
     """Which test images were seen before."""
     lines = []
     if data.duplicates:
-        lines.append(f"{data.duplicates} of {total} test images are also training images")
+        lines.append(f"{data.duplicates:,} of {total:,} test images are also training images")
     near, pool = data.near_duplicates, data.in_pretraining
     of = "" if pool is None or not pool.partial else f" ({pool.compared:,} of {pool.of:,} were compared)"
     if near is not None and near.test_images > data.duplicates:
-        lines.append(f"{near.test_images} of {total} test images repeat training images, at least nearly")
+        lines.append(f"{near.test_images:,} of {total:,} test images repeat training images, at least nearly")
     if lines and data.left_out:
-        lines = [f"{', and '.join(lines)}; these {data.left_out} training images were left out"]
+        lines = [f"{', and '.join(lines)}; these {data.left_out:,} training images were left out"]
     if pool is not None and pool.test_images:
         lines.append(
-            f"{pool.test_images} of {total} test images repeat images of pretraining, at least nearly{of}: the encoder "
-            "has seen them, without labels"
+            f"{pool.test_images:,} of {total:,} test images repeat images of pretraining, at least nearly{of}: the "
+            "encoder has seen them, without labels"
         )
     elif of:
         lines.append(f"no test image repeats one of the images of pretraining that were looked at{of}")

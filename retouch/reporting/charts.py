@@ -18,7 +18,7 @@ from retouch.reporting.facts import Curve
 # in pixels
 WIDTH, LEFT, RIGHT = 340, 46, 10  # of a chart of curves, and its margins
 MARK_WIDTH, MARK_HEIGHT, MARK_EDGE = 180, 18, 5  # of an interval, and its margin
-RACE_WIDTH, RACE_HEIGHT, RACE_NAMES = 560, 260, 150  # of a race, and its margin for names
+RACE_WIDTH, RACE_HEIGHT, RACE_NAMES = 620, 280, 170  # of a race, and its margin for names
 RELIABLE = 240  # width of a chart of accuracy by confidence
 
 MOST_TICKS = 5  # of an axis
@@ -159,7 +159,10 @@ def race_chart(title: str, racers: Sequence[Racer]) -> Markup:
 
     parts = [svg.line("axis", LEFT, y(tick), right, y(tick)) for tick in ticks]
     parts += [svg.text(LEFT - 6, y(tick) + 3.5, f"{100 * tick:.3g}%", "end") for tick in ticks]
-    parts += [svg.text(LEFT, RACE_HEIGHT - 6, "0", "middle"), svg.text(right, RACE_HEIGHT - 6, f"{last:,.0f} s", "end")]
+    parts += [
+        svg.text(LEFT, RACE_HEIGHT - 6, "0", "middle"),
+        svg.text(right, RACE_HEIGHT - 6, f"{last:,.0f} s of training", "end"),
+    ]
     above = -math.inf
     for racer in sorted(racers, key=lambda one: -one.accuracy[-1]):
         ends = [(x(s), y(a)) for s, a in zip(racer.seconds, racer.accuracy, strict=True)]
@@ -169,7 +172,10 @@ def race_chart(title: str, racers: Sequence[Racer]) -> Markup:
         else:
             parts.append(svg.line("chance", LEFT, ends[0][1], right, ends[0][1]))
         above = max(ends[-1][1] + 3.5, above + 12)  # names do not overlap
-        parts.append(svg.text(right + 8, above, f"{racer.name} {100 * racer.accuracy[-1]:.1f}", "start", "name"))
+        if ends[-1][0] < right and racer.seconds[-1]:
+            parts.append(svg.line("beside", ends[-1][0] + 4, ends[-1][1], right, ends[-1][1]))
+        parts.append(svg.line("axis", right, ends[-1][1], right + 14, above - 3.5))  # from the line to its name
+        parts.append(svg.text(right + 18, above, f"{racer.name} {100 * racer.accuracy[-1]:.1f}", "start", "name"))
     return svg.chart(RACE_WIDTH, max(RACE_HEIGHT, above + 6), title, *parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from common.words import counted
+from retouch.reporting.compare import SCRATCH
 from retouch.reporting.facts import Facts
 from retouch.reporting.sentences import distinct, listed, test_images
 from retouch.studies.results import StudyReport
@@ -40,8 +41,9 @@ def chosen(facts: Facts) -> list[str]:
 def _studied(report: StudyReport) -> str:
     """How the winner of a study was chosen."""
     counts = distinct(f"{one.judged:,}" for one in report.counts.values()) or [f"at most {report.sizes.judged:,}"]
+    judged = sum(one.kind != "scratch" for one in report.contenders)
     return (
-        f"{report.winner} was chosen from {len(report.contenders):,} contestants by cross-validated ridge regression "
+        f"{report.winner} was chosen from {counted(judged, 'contestant')} by cross-validated ridge regression "
         f"on {listed(counts)} labeled training images"
         f"{'; the rungs of the race were decided on the same images' if report.raced else ''}."
     )
@@ -58,6 +60,11 @@ def touched(facts: Facts) -> list[str]:
             (own if name == "encoder" else others)[key] += len(subject.probes)
             again = sum(len(outcome.damaged) for outcome in subject.probes.values())
             damaged[key][key[1], "the same classifiers"] += again
+        if (efficiency := entry.result.label_efficiency) is not None:
+            for name, curve in efficiency.curves.items():
+                # with all labels, it is the probe itself; training from scratch is not
+                fewer = curve if name == SCRATCH else curve[:-1]
+                (own if name == "encoder" else others)[key] += sum(len(point.draws) for point in fewer)
     for one in facts.several:
         key = one.result.data.test, one.result.linear.test.n
         own[key] += 1

@@ -12,6 +12,7 @@ from itertools import product
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from finetune.metrics import SeedComparison, compare, compare_seeds
 from finetune.predictions import Predictions
@@ -23,6 +24,7 @@ from retouch.reporting.facts import Entry, Facts, SeveralEntry
 LEVEL = 0.05
 UNTRAINED, PIXELS, SCRATCH, FROZEN = "random_init", "pixels", "from_scratch", "linear_probe"  # baselines
 LINEAR = "encoder.linear"  # the column of predictions behind the main result
+TWIN = f"{UNTRAINED}.linear"  # that of the untrained network
 
 
 class Contrast(NamedTuple):
@@ -31,7 +33,7 @@ class Contrast(NamedTuple):
     task: str
     one: str
     other: str
-    found: Comparison | LabelComparison
+    found: Comparison | LabelComparison | SeedComparison
     adjusted_p: float
 
     @property
@@ -52,10 +54,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def gains(facts: Facts, baseline: str, probe: str = "linear") -> list[Contrast]:
-    """Every encoder against a baseline (``random_init`` or ``pixels``) on every task, where they were compared."""
+def gains(facts: Facts, baseline: str, probe: str = "linear", entries: Sequence[Entry] | None = None) -> list[Contrast]:
+    """Every encoder against a baseline (``random_init`` or ``pixels``) on every task, where they were compared.
+
+    Args:
+        entries: those that are looked at; all by default.
+    """
     found = []
-    for entry in facts.entries:
+    for entry in facts.entries if entries is None else entries:
         outcome = entry.result.subjects["encoder"].probes.get(probe)
         if outcome is not None:
             comparison = outcome.compared.get(baseline)
@@ -112,6 +118,9 @@ def several_gains(entries: Sequence[SeveralEntry[Several]], baseline: str) -> li
     ]
 
 
+OVER: tuple[Over, ...] = ("pretraining", "probing")
+
+
 class GroupContrast(NamedTuple):
     """One group of runs with several seeds against another on one task."""
 
@@ -133,22 +142,49 @@ def group_rivals(facts: Facts) -> list[GroupContrast]:
 
     Only groups with seeds of the same stage are compared: probe seeds say nothing about the variance of pretraining.
     """
-    kinds: tuple[Over, ...] = ("pretraining", "probing")
     found = []
-    for over, task in product(kinds, facts.tasks):
-        answered: dict[str, list[Predictions]] = {}
-        for entry in facts.of_task(task):
-            group, predictions = facts.group_of(entry.origin), entry.predictions
-            if group is not None and group.over == over and predictions is not None and LINEAR in predictions.answers:
-                answered.setdefault(group.name, []).append(predictions)
-        several = {name: some for name, some in answered.items() if len(some) > 1}
+    for over, task in product(OVER, facts.tasks):
+        several = _answers_of_groups(facts, task, over, LINEAR)
         means = {name: sum(map(_right, some)) / len(some) for name, some in several.items()}
         best, second = [*sorted(means, key=means.__getitem__, reverse=True), "", ""][:2]
         if second and _same_images([*several[best], *several[second]]):
-            ours, theirs = (torch.stack([one.answers[LINEAR] for one in several[name]]) for name in (best, second))
+            ours, theirs = (_stacked(several[name], LINEAR) for name in (best, second))
             found.append((over, task, best, second, compare_seeds(ours, theirs, several[best][0].labels)))
     adjusted = holm([comparison.p_value for *_, comparison in found])
     return [GroupContrast(*one, p) for one, p in zip(found, adjusted, strict=True)]
+
+
+def group_gains(facts: Facts) -> list[Contrast]:
+    """On each task, each group of runs against their untrained networks: over seeds and test images together."""
+    found = [
+        (task, name, some)
+        for over, task in product(OVER, facts.tasks)
+        for name, some in _answers_of_groups(facts, task, over, LINEAR, TWIN).items()
+        if _same_images(some)
+    ]
+    compared = [compare_seeds(_stacked(some, LINEAR), _stacked(some, TWIN), some[0].labels) for *_, some in found]
+    adjusted = holm([one.p_value for one in compared])
+    return [
+        Contrast(task, name, UNTRAINED, one, p)
+        for (task, name, _), one, p in zip(found, compared, adjusted, strict=True)
+    ]
+
+
+def _answers_of_groups(facts: Facts, task: str, over: Over, *columns: str) -> dict[str, list[Predictions]]:
+    """By group: the predictions of its runs, two or more, that have all these columns."""
+    answered: dict[str, list[Predictions]] = {}
+    for entry in facts.of_task(task):
+        group, predictions = facts.group_of(entry.origin), entry.predictions
+        if group is None or group.over != over or predictions is None:
+            continue
+        if predictions.answers.keys() >= set(columns):
+            answered.setdefault(group.name, []).append(predictions)
+    return {name: some for name, some in answered.items() if len(some) > 1}
+
+
+def _stacked(found: Sequence[Predictions], column: str) -> Tensor:
+    """The answers of several runs, int64 ``[R n]``."""
+    return torch.stack([one.answers[column] for one in found])
 
 
 def _right(one: Predictions) -> float:

@@ -90,7 +90,7 @@ def _confusion(one: _Answers, sets: ImageSets) -> Confusion:
     """The matrix, and the pairs confused most often, with some of their images or the reason why there are none."""
     images: ImageSet | str = "" if one.predictions is None else sets.of(one.origin, one.data)
     shown = [_pair(one, pair, images) for pair in most_confused(one.score, one.classes)]
-    if isinstance(images, ImageSet) and not any(pair.pictures for pair in shown):
+    if isinstance(images, ImageSet) and shown and not any(pair.pictures for pair in shown):
         images = "they are no longer where the run found them"
     return Confusion(
         title=one.title,

@@ -7,7 +7,7 @@ from statistics import stdev
 
 from common.words import counted
 from finetune.records import GENERATED as GENERATED_IMAGES
-from finetune.records import DataFacts
+from finetune.records import NONE_LEFT, DataFacts
 from finetune.results import Score
 from retouch.reporting.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
 from retouch.reporting.facts import Facts
@@ -174,7 +174,9 @@ def _one_draw(facts: Facts) -> list[str]:
 
 
 def _one_twin(facts: Facts) -> list[str]:
-    if not trained_once(facts) or not any("random_init" in entry.result.subjects for entry in facts.entries):
+    probed = trained_once(facts) and any("random_init" in entry.result.subjects for entry in facts.entries)
+    raced = any(one.over_twin for run in facts.studies for one in run.report.contenders)
+    if not (probed or raced):
         return []
     return [
         "Each gain is over a single untrained network, the one that training began with. Networks with other random "
@@ -233,7 +235,7 @@ def _not_compared(facts: Facts) -> list[str]:
         for one in data
         for key, images in (("near_duplicates", "training"), ("in_pretraining", "pretraining"))
         for why in [one.not_compared.get(key, "")]
-        if why and why != GENERATED_IMAGES
+        if why and why not in (GENERATED_IMAGES, NONE_LEFT)
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from common.data.originals import Originals
 from finetune.properties import IMAGES
-from finetune.records import GENERATED, Choice, DataFacts, NearDuplicates
+from finetune.records import GENERATED, NONE_LEFT, Choice, DataFacts, NearDuplicates
 from finetune.results import FinetuneResult, Outcome, ProbeResult
 from finetune.structured_results import Several
 from finetune.table import two_decimals
@@ -17,7 +17,10 @@ from retouch.reporting.tables import condensed, parted, upright
 
 UNLABELED = "Unlabeled, for pretraining"
 ORIGINAL_SIZE = Column("original size", "width × height, px", numeric=False)
-ALL_GENERATED = "images of pretraining are drawn by a program"
+NONE = {  # why no test image was seen in pretraining
+    GENERATED: "images of pretraining are drawn by a program",
+    NONE_LEFT: "images that repeat them were left out",
+}
 MEASURED_ON = f"Means over at most {IMAGES:,} evenly spaced test images; an entry counts as zero if it is very small."
 FIRST = 5  # repeated test images that are listed, of each kind
 
@@ -89,7 +92,7 @@ def repeats_table(facts: Facts) -> Table | None:
     return Table(
         (*texts, Column("similarity")),
         tuple(rows),
-        title="Test images that were seen before",
+        title="Test images that repeat other images",
         foot=f"{most}Similarity: correlation of gray thumbnails; at 1.000, the pixels may be identical.",
     )
 
@@ -175,7 +178,7 @@ def _seen(data: DataFacts) -> Cell:
     """Number of test images that repeat pretraining images exactly or nearly, or why that is not known."""
     near, why = data.in_pretraining, data.not_compared.get("in_pretraining", "")
     if near is None:
-        return Cell("0", ALL_GENERATED) if why == GENERATED else Cell("not known", why)
+        return Cell("0", NONE[why]) if why in NONE else Cell("not known", why)
     return Cell(f"{near.test_images:,}", f"{near.compared:,} of {near.of:,} images compared" if near.partial else "")
 
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from common.runs.spread import Spread
 from finetune.lines import group_title, subject_name
 from finetune.results import ProbeReport
 from finetune.spreads import MEASURES, Seeds
 from finetune.table import spread_text
 from pretrain.results import PretrainSeeds
 from retouch.reporting.blocks import Block, Cell, Column, Points, Prose, Table
-from retouch.reporting.compare import group_rivals
+from retouch.reporting.compare import group_gains, group_rivals
 from retouch.reporting.facts import Facts, Group
-from retouch.reporting.sentences import distinct, interval, rival_sentence
+from retouch.reporting.sentences import answered, distinct, interval, rival_sentence
 from retouch.reporting.tables import merged, probe_name
 
-ABOUT = "Mean ± standard deviation over the seeds; below it, the 95% interval of the mean, by Student's t."
+ABOUT = (
+    "Mean ± standard deviation over the seeds; below it, the 95% interval of the mean over seeds, by Student's t. It "
+    "does not cover other test images."
+)
 OVER = {
     "pretraining": "one encoder per seed, with the same probe",
     "probing": "one encoder; each seed draws folds, the untrained network and, if no test set was given, test images",
 }
 RULE = (
     "Groups are compared on the same test images. The variance is that of the paired differences over images plus that "
-    "over the seeds of both groups. Holm's correction covers all tasks."
+    "over the seeds of both groups, and for an untrained network over those of its group. Holm's correction covers all "
+    "tasks and groups."
 )
 
 
@@ -28,8 +33,9 @@ def seeds_blocks(facts: Facts) -> tuple[Block, ...]:
     """A table for each group, and the comparison of the two best groups on each task."""
     if not facts.groups:
         return ()
-    found = group_rivals(facts)
-    said = (Points(tuple(map(rival_sentence, found))), Prose((RULE,), small=True)) if found else ()
+    lines = [answered([one], "the untrained network") for one in group_gains(facts)]
+    lines += map(rival_sentence, group_rivals(facts))
+    said = (Points(tuple(lines)), Prose((RULE,), small=True)) if lines else ()
     return (Prose((ABOUT,)), *(_table(group) for group in facts.groups), *said)
 
 
@@ -54,9 +60,15 @@ def _probing(name: str, report: ProbeReport, found: Seeds) -> Table:
     rows = []
     for task, measure, subject in dict.fromkeys((*one.of, one.subject) for one in found.spreads):
         shown = [spreads.get((task, measure, subject, probe)) for probe in probes]
-        cells = (Cell("") if one is None else Cell(spread_text(one), interval(*one.ci95)) for one in shown)
+        cells = (Cell("") if one is None else Cell(spread_text(one), _interval(one)) for one in shown)
         named = f"{task}, {MEASURES[measure]}" if several else task
         rows.append((Cell(named), Cell(subject_name(subject, group_title(report))), *cells))
     numbers = (Column(probe_name(probe), "%") for probe in probes)
     columns = (Column("task", numeric=False), Column("method", numeric=False), *numbers)
     return Table(columns, merged(rows), title=name, note=OVER[found.over])
+
+
+def _interval(one: Spread) -> str:
+    """The interval of a share, within 0 and 100%; equal values say nothing about other seeds."""
+    low, high = one.ci95
+    return interval(max(0.0, low), min(1.0, high)) if one.deviation else "the same with every seed"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from common.files import as_utf8
 from common.words import counted, true_minus
-from finetune.metrics import wilson_interval
+from finetune.metrics import SeedComparison, wilson_interval
 from finetune.results import Comparison, Score
 from finetune.spreads import MEASURES
 from finetune.structured_results import LabelComparison, Several
@@ -19,12 +19,13 @@ from retouch.reporting.compare import (
     Contrast,
     GroupContrast,
     gains,
+    group_gains,
     group_rivals,
     rivals,
     several_gains,
     tuned_gains,
 )
-from retouch.reporting.facts import Facts, SeveralEntry, Studied
+from retouch.reporting.facts import Entry, Facts, SeveralEntry, Studied
 
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are listed by name
@@ -39,7 +40,8 @@ RULE = (
 )
 LABELS_RULE = (
     "Bars and brackets: 95% intervals, over test images and, by Student's t, over draws of the labeled images. All "
-    "labels are a single draw, so their intervals are over test images alone."
+    "labels are a single draw, so their intervals are over test images alone; of several trainings from scratch, "
+    "Student's t over these counts as well."
 )
 
 
@@ -61,10 +63,15 @@ def interval(low: float, high: float) -> str:
     return true_minus(f"[{number(low)}, {number(high)}]").replace(" ", NARROW)
 
 
-def points(found: Comparison | LabelComparison) -> str:
+def points(found: Comparison | LabelComparison | SeedComparison) -> str:
     """The size of a difference without its sign: ``14.5 points [12.9, 16.1]``."""
     low, high = found.ci95 if found.difference >= 0 else (-found.ci95[1], -found.ci95[0])
     return f"{number(abs(found.difference))} points {interval(low, high)}"
+
+
+def ahead(found: Comparison | LabelComparison | SeedComparison, one: str, other: str) -> str:
+    """Which of the two a difference without a sign favors: ``, in favor of mask``; empty if it is zero."""
+    return f", in favor of {one if found.difference > 0 else other}" if found.difference else ""
 
 
 def p_text(p: float) -> str:
@@ -181,12 +188,20 @@ def _study_verdict(run: Studied, studies: int) -> tuple[str, ...]:
 
 def verdict(facts: Facts) -> list[str]:
     """The answer in two sentences, or three if several encoders were probed and networks were also fine-tuned."""
-    if facts.studies:
-        return [sentence for run in facts.studies for sentence in _study_verdict(run, len(facts.studies))]
+    studies = [sentence for run in facts.studies for sentence in _study_verdict(run, len(facts.studies))]
+    if found := [*studies, *_measured_verdict(facts)]:
+        return found
+    command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"
+    return [
+        "Not known yet: pretraining needs no labels, but only labeled images show what the features are worth.",
+        f"Probe {'it' if len(facts.pretraining) == 1 else 'them'}: {command} data=my/labeled.",
+    ]
+
+
+def _measured_verdict(facts: Facts) -> list[str]:
+    """What probes and fine-tuning say; empty if there are none."""
     if facts.entries:
-        found = gains(facts, UNTRAINED)
-        answer = answered(found, "the untrained network") if found else _not_compared(facts)
-        answer = f"{answer} {_measured(facts)}"
+        answer = f"{_over_untrained(facts)} {_measured(facts)}"
         over_seeds = map(rival_sentence, group_rivals(facts))
         more = [text for text in (_between(facts), *over_seeds, _tuned(facts)) if text]
         return [answer, *(more or [_level(facts)]), *several_verdict(facts)]
@@ -196,11 +211,21 @@ def verdict(facts: Facts) -> list[str]:
     if facts.finetuning:
         return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run.",
                 _tuned_level(facts)]  # fmt: skip
-    command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"
-    return [
-        "Not known yet: pretraining needs no labels, but only labeled images show what the features are worth.",
-        f"Probe {'it' if len(facts.pretraining) == 1 else 'them'}: {command} data=my/labeled.",
-    ]
+    return []
+
+
+def _over_untrained(facts: Facts) -> str:
+    """Whether encoders beat their untrained networks; runs that differ only in their seed are one comparison."""
+    over_seeds = group_gains(facts)
+    names = {(one.task, one.one) for one in over_seeds}
+
+    def covered(entry: Entry) -> bool:
+        group = facts.group_of(entry.origin)
+        return group is not None and (entry.task, group.name) in names
+
+    single = gains(facts, UNTRAINED, entries=[entry for entry in facts.entries if not covered(entry)])
+    found = [*over_seeds, *single]
+    return answered(found, "the untrained network") if found else _not_compared(facts)
 
 
 def answered(found: Sequence[Contrast], other: str, measure: str = "") -> str:
@@ -214,7 +239,8 @@ def answered(found: Sequence[Contrast], other: str, measure: str = "") -> str:
             return f"Yes: {one.one} beats {other} on {one.task} by {by}."
         if worse:
             return f"No: {one.one} is worse than {other} on {one.task}, by {by}."
-        return f"No difference shown: on {one.task}, {one.one} and {other} differ by {by}."
+        favored = ahead(one.found, one.one, other)
+        return f"No difference shown: on {one.task}, {one.one} and {other} differ by {by}{favored}."
     all_ = f"{len(found)} comparisons"
     if len(better) == len(found):
         return f"Yes, in {'both' if len(found) == 2 else f'all {len(found)}'} comparisons: {_range(better, other)}."

@@ -20,15 +20,19 @@ from retouch.studies.verdict import shown_name
 RULE = (
     "Brackets: 95% intervals. Bold: the difference is shown, which means that its interval excludes zero and that "
     "McNemar's exact test on the same test images gives p < 0.05 after Holm's correction for all differences in the "
-    "column. The untrained network is the contestant's own, with the random weights that its training began with."
+    "column. The untrained network is the contestant's own, with the random weights that its training began with. "
+    "Empty: not compared, as was planned before the test."
 )
 
 KINDS: dict[Kind, tuple[str, str]] = {  # of one contestant, and of several
     "restoring": ("learns by restoring damaged images", "learn by restoring damaged images"),
-    "untrained": ("is such a network with random weights", "are such networks with random weights"),
+    "untrained": (
+        "is a restoring network as it is before training, with random weights",
+        "are restoring networks as they are before training, with random weights",
+    ),
     "simple": (
-        "learns patches or a linear code, without a network",
-        "learn patches or a linear code, without a network",
+        "describes images by typical patches or principal components, without a network",
+        "describe images by typical patches or principal components, without a network",
     ),
     "pretrained": ("was trained by others, on other images", "were trained by others, on other images"),
 }
@@ -67,23 +71,27 @@ def _tables(report: StudyReport, name: str) -> list[Block]:
     ]
     about += _contestants(report)
     if report.raced:
-        about.append("The networks were trained in rungs, parts of a race: after each, the worse half left.")
+        about.append(
+            "The networks were trained in a race: after each of its parts, called rungs, the worse half dropped out "
+            "and the better half was trained on."
+        )
     if report.repeated:
         about.append(f"Left out of pretraining: {counted(report.repeated, 'image')} that repeat test images.")
     found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task) for task in report.classes)]
-    found.append(Prose((RULE, f"Protocol: {report.protocol}."), small=True))
+    found += [Prose((RULE,), small=True), Prose((f"Protocol: {report.protocol}.",), small=True)]
     if report.probe:
         found.append(
             Points(
                 tuple(
-                    f"{task}: {PROBES[report.probe_kind]} of {report.winner}, fitted on all {one.n_train:,} labeled "
-                    f"images: {number(one.test.accuracy)}% {interval(*one.test.ci95)}."
+                    f"{task}: {report.winner} reaches {number(one.test.accuracy)}% {interval(*one.test.ci95)} with "
+                    f"{PROBES[report.probe_kind]} fitted on all {one.n_train:,} labeled images. The other contestants "
+                    "had no such probe, so compare it with none of them."
                     for task, one in report.probe.items()
                 )
             )
         )
     if report.left_out:
-        found.append(Points(tuple(f"Left out: {line}." for line in report.left_out)))
+        found.append(Points(tuple(f"Not run: {line}." for line in report.left_out)))
     return found
 
 
@@ -98,7 +106,6 @@ def _contestants(report: StudyReport) -> list[str]:
 
 
 def _contenders(report: StudyReport, task: str) -> Table:
-    rungs = max((one.rung or 0 for each in report.contenders for one in each.validations), default=0)
     with_twin = [one for one in report.contenders if task in one.over_twin]
     shown_twin = _shown([one.over_twin[task] for one in with_twin])
     twins = {one.name: (one.over_twin[task], shown) for one, shown in zip(with_twin, shown_twin, strict=True)}
@@ -106,21 +113,20 @@ def _contenders(report: StudyReport, task: str) -> Table:
     columns = (
         Column("contestant", numeric=False),
         Column("test", "%"),
-        Column("winner", "is ahead by"),
         Column("gain over", "untrained"),
-        Column("validation", "judged once, %"),
-        *(Column("validation", f"after rung {number_}, %") for number_ in range(1, rungs + 1)),
+        Column("race winner", "is ahead by"),
+        Column("validation", "%"),
         Column("training", "s"),
         Column("features"),
     )
     rows = []
     for one in sorted(report.contenders, key=lambda one: -one.test[task].accuracy):
-        by_rung = {found.rung: found.accuracy[task] for found in one.validations}
         versus = against.get(one.name)
         rows.append(
             (
-                Cell(shown_name(one.name, one.kind), "winner, best on validation" if one.name == report.winner else ""),
+                Cell(shown_name(one.name, one.kind), _role(one, report.winner)),
                 accuracy(one.test[task]),
+                gain(*twins[one.name]) if one.name in twins else EMPTY,
                 EMPTY
                 if versus is None
                 else Cell(
@@ -128,13 +134,27 @@ def _contenders(report: StudyReport, task: str) -> Table:
                     interval(*versus.found.ci95),
                     strong=_is_shown(versus.found, versus.adjusted_p),
                 ),
-                gain(*twins[one.name]) if one.name in twins else EMPTY,
-                *(Cell(number(by_rung[rung]) if rung in by_rung else "") for rung in (None, *range(1, rungs + 1))),
+                _validated(one, task),
                 Cell("" if one.seconds is None else f"{one.seconds:.0f}"),
                 Cell(f"{one.features:,}" if one.features else ""),
             )
         )
     return Table(columns, tuple(rows), title=task, note=counted(len(report.classes[task]), "class", "classes"))
+
+
+def _role(one: Contender, winner: str) -> str:
+    if one.name == winner:
+        return "race winner: best on validation"
+    return "for comparison, not in the race" if one.kind == "scratch" else ""
+
+
+def _validated(one: Contender, task: str) -> Cell:
+    """The last validation accuracy, above those after earlier rungs."""
+    if not one.validations:
+        return EMPTY
+    *before, last = one.validations
+    earlier = [f"rung {found.rung}: {number(found.accuracy[task])}" for found in before]
+    return Cell(number(last.accuracy[task]), ", ".join(earlier))
 
 
 def _shown(found: Sequence[Comparison]) -> list[bool]:
@@ -153,7 +173,12 @@ def _race(report: StudyReport) -> tuple[Block, ...]:
     if not report.raced:
         return ()
     racers = [_racer(one) for one in report.contenders if one.validations]
-    caption = "Mean validation accuracy by seconds of training. Level lines: contestants that were judged once."
+    caption = (
+        "Validation accuracy, the mean over the tasks, by seconds of training. Gray level lines: contestants that were "
+        "judged once."
+        if len(report.classes) > 1
+        else "Validation accuracy by seconds of training. Gray level lines: contestants that were judged once."
+    )
     return (Figures((Figure(race_chart("The race", racers), caption),)),)
 
 

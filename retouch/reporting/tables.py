@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from common.words import counted
 from finetune.lines import baseline_name, titles_by_view
+from finetune.metrics import SeedComparison
 from finetune.records import Choice, ProbeChoice
 from finetune.results import Comparison, Outcome, Score
 from finetune.structured_results import LabelComparison, SeveralProbed, SeveralScore
@@ -42,7 +43,7 @@ def accuracy(score: Score | None) -> Cell:
     return EMPTY if score is None else Cell(number(score.accuracy), interval(*score.ci95))
 
 
-def gain(found: Comparison | LabelComparison | None, shown: bool) -> Cell:
+def gain(found: Comparison | LabelComparison | SeedComparison | None, shown: bool) -> Cell:
     """A paired difference in points above its interval, bold where it is shown."""
     return EMPTY if found is None else Cell(signed(found.difference), interval(*found.ci95), strong=shown)
 

@@ -7,7 +7,7 @@ trained last, since it absorbs the errors of the time estimates.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor
 from common.files import write_json
 from common.runs.results import RESULTS
 from finetune.config import LabelEfficiencyConfig
-from finetune.embedding import write_embeddings
+from finetune.embedding import read_embeddings, write_embeddings
 from finetune.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
-from finetune.tracked import send
+from finetune.tracked import Sheet, embedding_sheet, errors_sheet, send
 from finetune.worth import LabelEfficiency
 from retouch.studies.budget import (
     change,
@@ -66,8 +66,21 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
     report = study_report(parts, ended.plan, ended.winner, ended.answers, ended.comparisons, ended.worth)
     write_json(parts.config.out / RESULTS, report.model_dump(mode="json"))
     parts.run.tracker.summary({"verdict": " ".join(report.verdict), "winner": report.winner})
-    send(parts.run.tracker, study_shown(report))
+    send(parts.run.tracker, [*study_shown(report), *_images_shown(parts, ended)])
     return report
+
+
+def _images_shown(parts: Parts, ended: Ended) -> Iterator[Sheet]:
+    """The winner's errors, and its map if it had a linear probe, of each set of test images."""
+    sets, winner = parts.images.sets, ended.winner
+    answered = {one.task: one for one in predictions(sets, {winner: ended.answers[winner]})}
+    embeddings = dict(zip(answered, read_embeddings(parts.config.out), strict=False))
+    for number, (part, tasks) in enumerate(titled_tasks(sets), start=1):
+        test, said = part.images.test, [answered[title] for title in tasks]
+        sheets = [errors_sheet(test, said, winner)]
+        if (embedding := embeddings.get(said[0].task)) is not None:  # its tasks share one
+            sheets.append(embedding_sheet(test, embedding, said, winner))
+        yield from (one._replace(name=f"{one.name}_{number}") if len(sets) > 1 else one for one in sheets)
 
 
 def _end(parts: Parts, plan: Plan) -> Ended | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from finetune.metrics import compare, score
-from finetune.records import Checks, DataFacts
+from finetune.records import NONE_LEFT, Checks, DataFacts
 from finetune.results import Score
 from finetune.summary import failed, leaks, unconverged
 from finetune.worth import LabelEfficiency
@@ -139,7 +139,9 @@ def data_facts(sets: Sequence[LabelSet], *, everything: bool) -> dict[str, DataF
         images = part.images
         rows = images.train.kept if everything else images.train.kept[part.fitted]
         repeated = images.leaks.among(rows, images.test.kept)
-        found |= dict.fromkeys(tasks, images.pair._replace(leaks=repeated).facts)
+        facts = images.pair._replace(leaks=repeated).facts
+        known = facts.not_compared | {"in_pretraining": NONE_LEFT}
+        found |= dict.fromkeys(tasks, facts.model_copy(update={"not_compared": known}))
     return found
 
 

@@ -11,7 +11,7 @@ from finetune.results import Comparison
 from finetune.table import two_digits
 from finetune.worth import LabelEfficiency
 from retouch.reporting.compare import Contrast
-from retouch.reporting.sentences import answered, interval, listed, number, p_text, points, signed
+from retouch.reporting.sentences import ahead, answered, interval, listed, number, p_text, points, signed
 from retouch.studies.results import Contender, Kind, Role, Versus
 
 LEVEL, POWER = 0.05, 0.8
@@ -191,7 +191,8 @@ def _over_untrained(name: str, rivals: Rivals, worth: Mapping[str, LabelEfficien
         case "worse":
             return f"No: {name} is worse than the untrained network, by {points(one.found)}."
     limit = _limit(found, rivals.count)
-    return f"No difference shown: {name} and the untrained network differ by {points(one.found)}, and {limit}."
+    by = f"{points(one.found)}{ahead(one.found, name, 'the untrained network')}"
+    return f"No difference shown: {name} and the untrained network differ by {by}, and {limit}."
 
 
 def saved(found: LabelEfficiency) -> str:

@@ -110,7 +110,7 @@ def test_leaks_random_labels_few_images_and_an_uneven_test_set_are_said_of_a_pro
 
     page = Page(html(facts)).said
     data = page[page.index("Labeled") :]
-    assert "Test images that were seen before" in data
+    assert "Test images that repeat other images" in data
     assert f"{tmp_path}/pool" in data
     assert "The 10 most similar of 20 pairs; duplicates.csv has all." in data
 
@@ -129,7 +129,7 @@ def test_the_same_is_said_of_a_fine_tuned_network(tmp_path: Path, encoder: Path)
     assert said(found, "Each network was trained once.")
     assert said(chosen(facts), "The best step of each trained network was chosen on training images alone")
     assert said(chosen(facts), "The 40 test images of", "were used once by 1 classifier; no choice")
-    assert "Test images that were seen before" in Page(html(facts)).said
+    assert "Test images that repeat other images" in Page(html(facts)).said
 
 
 def test_none_of_it_is_said_where_nothing_is_wrong(tmp_path: Path) -> None:
@@ -145,4 +145,4 @@ def test_none_of_it_is_said_where_nothing_is_wrong(tmp_path: Path) -> None:
     found = limits(facts)
     for words in ("training images", "repeat", "most frequent", "smallest class", "gray", "No comparison"):
         assert not said(found, words), found
-    assert "Test images that were seen before" not in Page(html(facts)).said
+    assert "Test images that repeat other images" not in Page(html(facts)).said

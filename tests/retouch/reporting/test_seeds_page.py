@@ -15,7 +15,7 @@ from finetune.seeds import Plan, summarized
 from finetune.spreads import Over
 from pretrain.results import PretrainSeeds
 from pretrain.results import read_results as read_pretraining
-from retouch.reporting.compare import group_rivals, rivals
+from retouch.reporting.compare import UNTRAINED, gains, group_gains, group_rivals, rivals
 from retouch.reporting.page import html
 from retouch.reporting.parts import repeat_command
 from retouch.reporting.reading import read_facts
@@ -110,3 +110,35 @@ def test_seeds_of_the_probe_say_nothing_of_pretraining(groups: list[Path], tmp_p
     other = write_probes(tmp_path / "worse", (0.50, 0.51, 0.52), "d", "probing")
     [found] = group_rivals(read_facts([one, other]))
     assert rival_sentence(found).startswith("Over several probe seeds, with one encoder each, fixed beats worse")
+
+
+def test_encoders_of_several_seeds_are_compared_with_their_untrained_networks_together(groups: list[Path]) -> None:
+    facts = read_facts(groups[:1])
+    [found] = group_gains(facts)
+    assert (found.task, found.one, found.shown) == ("animal", "mine", "better")
+    assert found.found.difference == pytest.approx(0.31)
+    [first, *_] = verdict(facts)
+    assert first.startswith("Yes: mine beats the untrained network on animal by 31.0 points [")
+    assert "(p < 0.001)" in first
+    assert "seed-0" not in first
+    assert "mine beats the untrained network on animal by 31.0 points" in Page(html(facts)).said
+
+
+def test_a_gain_that_changes_its_sign_with_the_seed_is_not_shown(tmp_path: Path) -> None:
+    """Each seed alone would be shown, one way or the other."""
+    facts = read_facts([write_probes(tmp_path / "mine", (0.2, 0.5, 0.9), "a")])
+    assert {one.shown for one in gains(facts, UNTRAINED)} == {"better", "worse", "open"}
+    assert verdict(facts)[0].startswith("No difference shown: on animal, mine and the untrained network differ by 3.3")
+
+
+def test_a_single_run_and_a_group_are_answered_together(groups: list[Path], tmp_path: Path) -> None:
+    alone = write_probe(tmp_path / "alone", probe_result({"encoder": 0.9, "random_init": 0.5}, sha256="f" * 64))
+    said = verdict(read_facts([groups[0], alone]))[0]
+    assert said.startswith("Yes, in both comparisons: the trained encoder beats the untrained network by 31.0 points [")
+    assert "(mine on animal)" in said
+
+
+def test_an_interval_of_a_share_ends_at_one_hundred_percent(tmp_path: Path) -> None:
+    said = Page(html(read_facts([write_probes(tmp_path / "mine", (0.80, 0.98), "a")]))).said
+    assert ", 100.0]" in said
+    assert "50.0 ± 0.0 (2 seeds)the same with every seed" in said

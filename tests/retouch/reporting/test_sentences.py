@@ -112,7 +112,9 @@ def test_raw_pixels_of_another_run_on_the_same_images_are_compared_too() -> None
         ([contrast(-0.161, -0.129)], "No: denoise is worse than the untrained network on animal, by 14.5 points "
                                      "[12.9, 16.1] (McNemar p = 0.001)."),
         ([contrast(-0.01, 0.02, 0.5)], "No difference shown: on animal, denoise and the untrained network differ by "
-                                       "0.5 points [−1.0, 2.0] (McNemar p = 0.5)."),
+                                       "0.5 points [−1.0, 2.0] (McNemar p = 0.5), in favor of denoise."),
+        ([contrast(-0.02, 0.01, 0.5)], "No difference shown: on animal, denoise and the untrained network differ by "
+                                       "0.5 points [−1.0, 2.0] (McNemar p = 0.5), in favor of the untrained network."),
         ([contrast(0.1, 0.2), contrast(0.2, 0.3, task="plant")],
          "Yes, in both comparisons: denoise beats the untrained network by 15.0 points [10.0, 20.0] on animal to 25.0 "
          "points [20.0, 30.0] on plant."),

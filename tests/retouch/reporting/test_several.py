@@ -99,7 +99,7 @@ def test_the_verdict_is_that_of_the_paired_interval(
 ) -> None:
     found = verdict(report_on(tmp_path, one.result(strength)))
     assert found[0].startswith(words.format(task=one.task))
-    assert re.search(rf" of {one.measure} \(p [<=] [\d.]+\)\.$", found[0])
+    assert re.search(rf" of {one.measure} \(p [<=] [\d.]+\)(, in favor of .*)?\.$", found[0])
     assert found[1].startswith(one.level)
 
 

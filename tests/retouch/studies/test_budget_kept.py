@@ -111,8 +111,8 @@ def cost_of(one: Contestant) -> JudgeCost:
 class FakeJudge:
     """Takes time, and answers as its contestants are known to."""
 
-    def __init__(self, machine: Machine, parts: Any, labels: torch.Tensor) -> None:
-        self.machine, self.parts, self.labels = machine, parts, labels
+    def __init__(self, machine: Machine, parts: Any, labels: torch.Tensor, rows: torch.Tensor) -> None:
+        self.machine, self.parts, self.labels, self.rows = machine, parts, labels, rows
 
     def validate(self, one: Contestant) -> Judged:
         machine, cost = self.machine, cost_of(one)
@@ -137,7 +137,7 @@ class FakeJudge:
             return Probing(tested, {}, [], [], again)
         self.machine.work(budget.probing_seconds(self.parts, [cost_of(one)], kind) * self.machine.probes, "probe")
         outcome = ProbedOnce(outcome=probe_result()[0].linear)
-        return Probing(tested, {"color": outcome}, [Embedding(torch.zeros(50, 2), torch.arange(50))], [0], again)
+        return Probing(tested, {"color": outcome}, [Embedding(torch.zeros(50, 2), self.rows[:50])], [0], again)
 
     def worth(self, one: Contestant, *given: Any) -> dict[str, Any]:
         self.machine.work(budget.worth_seconds(self.parts) / self.machine.pace * self.machine.probes, "worth")
@@ -176,7 +176,7 @@ def parts_of(config: StudyConfig, machine: Machine, images: SimpleNamespace) -> 
     study = SimpleNamespace(log=lambda *given, **named: None, tracker=Tracker.disabled(out))
     field_ = Field(ready, simple, restoring, ())
     [part] = images.sets
-    fake: Any = FakeJudge(machine, None, part.images.tasks["color"][1].values)
+    fake: Any = FakeJudge(machine, None, part.images.tasks["color"][1].values, part.images.test.kept)
     parts = Parts(config, HERE, study, images, field_, fake, journal, None)  # type: ignore[arg-type]
     fake.parts = parts
     return parts

@@ -12,7 +12,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from finetune.metrics import score
+from common.files import write_json
+from finetune.metrics import compare, score
+from finetune.records import NONE_LEFT
 from finetune.tracked import send
 from retouch.reporting.card import model_card
 from retouch.reporting.charts import Racer, race_chart
@@ -21,6 +23,7 @@ from retouch.reporting.limits import limits
 from retouch.reporting.page import html
 from retouch.reporting.parts import repeat_command
 from retouch.reporting.reading import read_facts
+from retouch.reporting.sentences import verdict
 from retouch.studies.results import read_results
 from retouch.studies.table import study_table
 from retouch.studies.tracked import study_shown
@@ -50,10 +53,11 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert "The study took 1,180 s; its budget was 1,200 s." in said
     assert "Left out of pretraining: 7 images that repeat test images." in said
     assert (
-        "colorize and mask learn by restoring damaged images; untrained is such a network with random weights;" in said
+        "colorize and mask learn by restoring damaged images; untrained is a restoring network as it is before "
+        "training, with random weights;" in said
     )
-    assert "learns patches or a linear code, without a network." in said
-    assert "Left out: mixed: needs at least 90 s." in said
+    assert "describes images by typical patches or principal components, without a network." in said
+    assert "Not run: mixed: needs at least 90 s." in said
     assert "3 of 300 test images are also training images" in said
     assert "training from scratch on the labels" in said
     assert "animal: test accuracy in %, by ridge regression, of colorize (encoder) and its untrained network" in said
@@ -73,9 +77,12 @@ def test_a_page_of_several_studies_names_each(tmp_path: Path) -> None:
 
 def test_the_page_says_what_a_rung_is_before_its_first_use(study: Path) -> None:
     said = Page(html(read_facts([study]))).said
-    meant = "The networks were trained in rungs, parts of a race: after each, the worse half left."
+    meant = (
+        "The networks were trained in a race: after each of its parts, called rungs, the worse half dropped out and "
+        "the better half was trained on."
+    )
     assert said.index(meant) == said.index("rung") - meant.index("rung")
-    assert said.index(meant) < said.index("after rung 1")
+    assert said.index(meant) < said.index("rung 1: ")
     assert "Study: " not in said
 
 
@@ -88,7 +95,7 @@ def test_the_page_of_a_study_has_all_its_parts(study: Path) -> None:
     page = Page(html(read_facts([study])))
     assert page.sections == SECTIONS
     said = page.said
-    assert "colorize was chosen from 5 contestants by cross-validated ridge regression on 100 labeled training" in said
+    assert "colorize was chosen from 4 contestants by cross-validated ridge regression on 100 labeled training" in said
     # five contestants, of which one is a baseline, and two networks again with 50 and 200 labels
     assert "The 300 test images of folder:tests were used once by each of 9 classifiers, 3 of them only for" in said
     assert "and damaged copies of 100 of them 2 times, by the winner's classifier" in said
@@ -203,3 +210,33 @@ def test_lines_of_a_race_go_through_its_points_and_names_do_not_overlap() -> Non
     assert drawn.count('class="chance"') == 2
     heights = [float(part.split('y="')[1].split('"')[0]) for part in drawn.split("<text")[1:] if 'class="name"' in part]
     assert all(later - earlier >= 12 for earlier, later in pairwise(heights))
+
+
+def test_probes_and_fine_tuning_next_to_a_study_are_answered_too(study: Path, tmp_path: Path) -> None:
+    probed = write_probe(tmp_path / "probed", probe_result({"encoder": 0.8, "random_init": 0.5}, task="plant"))
+    facts = read_facts([study, probed])
+    first, second, third, *_ = verdict(facts)
+    assert first.startswith("Yes: colorize beats the untrained network.")
+    assert second.startswith("colorize is not shown")
+    assert third.startswith("Yes: denoise beats the untrained network on plant by 30.0 points [")
+    assert "beats the untrained network on plant" in model_card([study, probed])
+
+
+def test_a_study_says_that_its_untrained_network_is_a_single_one(study: Path) -> None:
+    [run] = read_facts([study]).studies
+    gain = compare(torch.ones(300), torch.zeros(300), torch.ones(300))
+    report = run.report
+    trained = report.named(report.winner).model_copy(update={"over_twin": {"animal": gain}})
+    others = [one for one in report.contenders if one.name != report.winner]
+    report = report.model_copy(update={"contenders": (trained, *others)})
+    write_json(study / "results.json", report.model_dump(mode="json"))
+    assert "Each gain is over a single untrained network" in Page(html(read_facts([study]))).said
+
+
+def test_test_images_that_were_left_out_of_pretraining_are_known_not_to_be_seen(study: Path) -> None:
+    [run] = read_facts([study]).studies
+    data = run.report.data["animal"].model_copy(update={"not_compared": {"in_pretraining": NONE_LEFT}})
+    report = run.report.model_copy(update={"data": {"animal": data}})
+    write_json(study / "results.json", report.model_dump(mode="json"))
+    said = Page(html(read_facts([study]))).said
+    assert "test images seen in pretraining, exactly or nearly 0images that repeat them were left out" in said
