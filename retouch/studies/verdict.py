@@ -107,7 +107,7 @@ def _own_gain(winner: Contender, rivals: Rivals, contenders: Sequence[Contender]
     tasks = [f"{signed(one.difference)} points {interval(*one.ci95)}" for one in found.values()]
     if len(tasks) > 1:
         tasks = [f"{said} ({task})" for task, said in zip(found, tasks, strict=True)]
-    return f"Training gained {others[0].other} {listed(tasks)} over its own untrained network."
+    return f"Training changed the accuracy of {others[0].other} by {listed(tasks)}."
 
 
 def trained(contenders: Sequence[Contender]) -> str:

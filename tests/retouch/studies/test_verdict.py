@@ -199,7 +199,7 @@ def test_the_gain_of_the_best_network_is_named_even_if_it_did_not_win() -> None:
     mask = raced(0.4, 0.5).model_copy(update={"over_twin": {"animal": gain}})
     rivals: Rivals = {"restoring": ("mask", 0.6), "untrained": ("untrained_gray", 0.5)}
     said = told("simple", 0.7, rivals, contenders=(mask,))
-    assert "Training gained mask +10.0 points [" in said
+    assert "Training changed the accuracy of mask by +10.0 points [" in said
     assert "kmeans beats the untrained network of mask by 20.0 points [" in said
 
 
