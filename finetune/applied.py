@@ -66,7 +66,16 @@ class Applied(nn.Module):
         """Logits -> calibrated probabilities, of the same shape: for each class, or each label by itself.
 
         Probabilities of masks are not calibrated.
+
+        Raises:
+            ValueError: not ``[B classes]``, or for masks ``[B classes S S]``.
         """
+        count, dimensions = len(self.class_names), 4 if self.answers == "mask" else 2
+        if logits.ndim != dimensions or logits.shape[1] != count:
+            wanted = f"[B {count} S S]" if dimensions == 4 else f"[B {count}]"
+            raise ValueError(
+                f"expected the logits that this classifier gives for images, {wanted}, got {list(logits.shape)}"
+            )
         return likely(logits, self.answers, self.temperature)
 
     @property

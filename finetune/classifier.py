@@ -209,7 +209,7 @@ def open_classifier(path: str | Path, task: str | None = None, encoder: str | Pa
     """
     folder = local_folder(path)
     if (tuned := _tuned_folder(folder)) is not None:
-        return _open_tuned(tuned, task, encoder)
+        return _open_tuned(tuned, path, task, encoder)
     folder, card = _choose(folder, _saved(folder), task)
     weight, bias = _read(folder, card)
     place = _encoder_of(folder, card, encoder)
@@ -238,8 +238,13 @@ def _tuned_folder(folder: Path) -> Path | None:
     return None
 
 
-def _open_tuned(folder: Path, task: str | None, encoder: str | Path | None) -> Applied:
+def _open_tuned(folder: Path, given: str | Path, task: str | None, encoder: str | Path | None) -> Applied:
     card = read_encoder_card(folder)
+    if not card.class_names and on_hub(given):
+        raise UserError(
+            f"{given} is an encoder without a classifier: its owner can add one with retouch export PROBE format=hub "
+            "push=USER/NAME; or run retouch probe with it on labeled images, and give its run"
+        )
     if not card.class_names:
         raise UserError(
             f"{folder} is an encoder without a classifier: run retouch probe or retouch finetune on labeled images, "

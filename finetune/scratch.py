@@ -32,6 +32,8 @@ def scratch_right(config: ProbeConfig, how: LabelEfficiencyConfig, images: Label
         UserError: a signal stopped training.
     """
     labels, _ = images.tasks[task]
+    # it learns from these labeled images alone, whatever the encoder has seen
+    unseen = images._replace(leaks=images.leaks._replace(pretraining=None, unseen=()))
     draws = draw_rows(labels, how, config.seed)
     draws[len(labels.values)] = [torch.arange(len(labels.values))] * how.draws
     right = Right()
@@ -40,7 +42,7 @@ def scratch_right(config: ProbeConfig, how: LabelEfficiencyConfig, images: Label
         for number, rows in enumerate(draws[count][: how.scratch_draws]):
             log.info("%s: the network from scratch, with %s labels, draw %d", task, f"{count:,}", number + 1)
             settings = scratch_config(config, how, images, f"{task}-{count}-{number + 1}", config.seed + number)
-            answers.append(_right(settings, images.of_task(task).only(train=rows)))
+            answers.append(_right(settings, unseen.of_task(task).only(train=rows)))
         right[count] = torch.stack(answers)
     return right
 

@@ -219,7 +219,7 @@ def runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[RunFacts
         sort: ``started``, ``name``, ``stage``, ``state``, ``result`` or ``size``; the latest, best and largest first.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder or order.
     """
     from retouch.listing.found import find_runs
 

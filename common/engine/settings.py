@@ -59,8 +59,10 @@ class LoopConfig(Config):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give steps or epochs, exactly one of them")
+        if self.steps is None and self.epochs is None:
+            raise ValueError("give steps or epochs")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both: set steps=null to train by epochs, or epochs=null")
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:

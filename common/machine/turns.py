@@ -63,7 +63,7 @@ def asked_to_stop() -> bool:
 
 
 async def in_thread(work: Callable[P, T], /, *given: P.args, **named: P.kwargs) -> T:
-    """Await a function of Retouch in a thread of its own, so that an event loop goes on meanwhile.
+    """Await a function of Retouch in another thread, of asyncio's default executor: an event loop goes on meanwhile.
 
         run = await retouch.in_thread(retouch.pretrain, "denoise", "data=my/pictures", "out=runs/mine")
 

@@ -1,7 +1,7 @@
 """A cheap accuracy to watch while an encoder learns, on a few labeled training images.
 
 It is a curve next to the loss, called "watch", not a result: it is measured again and again, so whatever is chosen by
-it looks better than it is. It uses no image that a probe of the same source and seed tests on.
+it looks better than it is. It uses no image that a probe of the same source, seed and first task tests on.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -76,8 +76,10 @@ def find_runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[Run
             first; ``state`` with running runs first; ``result`` with the best first, stage by stage.
 
     Raises:
-        UserError: there is no such folder, or it cannot be read.
+        UserError: there is no such folder or order, or the folder cannot be read.
     """
+    if sort not in get_args(Order):
+        raise UserError(f"sort={sort}: give {', '.join(get_args(Order)[:-1])} or {get_args(Order)[-1]}")
     folder = in_full(folder)
     if not folder.is_dir():
         what = "this is a file" if folder.exists() else "no such folder"

@@ -10,9 +10,9 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from common.runs.results import RESULTS
 from common.words import counted
@@ -49,16 +49,26 @@ class Test(Part):
     mean_average_precision: float | None = None
     mean_iou: float | None = None
 
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if not self._measured:
+            raise ValueError("none of the known measures is set")
+        return self
+
+    @property
+    def _measured(self) -> list[tuple[float, str]]:
+        """The measures that are set, each with the words after its value."""
+        known = ((self.accuracy, ""), (self.mean_average_precision, " mAP"), (self.mean_iou, " mIoU"))
+        return [(value, words) for value, words in known if value is not None]
+
     @property
     def value(self) -> float:
-        values = (self.accuracy, self.mean_average_precision, self.mean_iou)
-        return next((value for value in values if value is not None), 0.0)
+        return self._measured[0][0]
 
     @property
     def text(self) -> str:
-        words = {"accuracy": "", "mean_average_precision": " mAP", "mean_iou": " mIoU"}
-        word = next((word for name, word in words.items() if getattr(self, name) is not None), "")
-        return f"{100 * self.value:.1f}%{word}"
+        value, words = self._measured[0]
+        return f"{100 * value:.1f}%{words}"
 
 
 class Tested(Part):

@@ -137,7 +137,7 @@ def _probe_table(
     columns = [Column("encoder", numeric=False), Column("linear, chart", axis, chart=True)]
     balanced = uneven(tests[0]) and any(score.balanced_accuracy is not None for score in tests)
     if balanced:
-        columns.append(Column("balanced", "linear, mean over classes, %"))
+        columns += [Column("balanced", "linear, mean over classes, %"), Column("macro F1", "linear, %")]
     for probe in probes:
         columns.append(Column(probe_name(probe), "%"))
         columns += [Column("gain over", OVER[baseline]) for key, baseline in asked if key == probe]
@@ -149,7 +149,7 @@ def _probe_table(
         test = entry.result.linear.test
         row = [encoder_cell(entry), Cell(chart=interval_mark(test, span, baseline, chance(test)))]
         if balanced:
-            row.append(Cell("" if test.balanced_accuracy is None else number(test.balanced_accuracy)))
+            row += [Cell("" if one is None else number(one)) for one in (test.balanced_accuracy, test.macro_f1)]
         for probe in probes:
             outcome = subjects["encoder"].probes.get(probe)
             row.append(accuracy(None if outcome is None else outcome.test))

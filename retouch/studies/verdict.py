@@ -156,7 +156,7 @@ def _answer(winner: Contender, rivals: Rivals, worth: Mapping[str, LabelEfficien
         return f"No clear answer: {_best(winner)}, but the tasks differ.", set()
     return (
         f"No gain shown: {_best(winner)}; on the test images, no difference from {others[0].other} is shown "
-        f"({_by(others)}), and {_limit(others, rivals.count)}.",
+        f"({_range(others)}), and {_limit(others, rivals.count)}.",
         {"restoring"},
     )
 
@@ -216,14 +216,17 @@ def saved(found: LabelEfficiency) -> str:
 
 def _limit(rivals: Sequence[Versus], count: int) -> str:
     """The smallest difference that the test images can show; ``count``: all comparisons, corrected together."""
-    images, least = min((one.images, smallest_shown(one.found, one.images, count)) for one in rivals)
+    images, least = min(
+        ((one.images, smallest_shown(one.found, one.images, count)) for one in rivals), key=lambda each: each[1]
+    )
     among = f" in {count} comparisons" if count > 1 else ""
     said = f"{images:,} test images cannot show differences below {number(least)} points{among}"
     alone = [one for one in rivals if not is_shown(one) and not one.found.ci95[0] <= 0 <= one.found.ci95[1]]
     if not alone:
         return said
     [p, adjusted] = [p_text(value) for value in (alone[0].found.p_value, alone[0].adjusted_p)]
-    return f"{said} ({p} alone, {adjusted} after correction)"
+    on = f"on {alone[0].task} " if len(rivals) > 1 else ""
+    return f"{said} ({on}{p} alone, {adjusted} after correction)"
 
 
 def _others(winner: Contender, rivals: Rivals, covered: set[Role]) -> str:

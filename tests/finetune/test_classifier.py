@@ -254,3 +254,9 @@ def test_a_shared_classifier_of_masks_names_no_folder_of_this_machine(runs: Path
     found = json.loads(shared.read_text())
     assert (found["task"], found["encoder"], found["encoder_beside"]) == ("my masks", "", "encoder")
     assert found["sha256"] == json.loads((tmp_path / "run" / written / "classifier.json").read_text())["sha256"]
+
+
+def test_probabilities_of_images_in_place_of_logits_are_refused(runs: Path) -> None:
+    applied = open_classifier(runs / "probed", "color")
+    with pytest.raises(ValueError, match=r"expected the logits that this classifier gives for images, \[B \d+\], got"):
+        applied.probabilities(torch.rand(2, 3, 16, 16))

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 import retouch
 from common.errors import UserError
+from finetune.config import FinetuneConfig, LabelEfficiencyConfig
+from finetune.data import LabeledImages, load_labeled, open_sources
 from finetune.efficiency import label_efficiency
 from finetune.predictions import read_predictions
 from finetune.results import FinetuneResult, read_results
-from finetune.scratch import budgets
+from finetune.scratch import budgets, scratch_right
 from tests.finetune.probing import ALONE, probing
 from tests.finetune.toys import hits
 
@@ -47,6 +51,25 @@ def test_network_from_scratch_is_trained_on_drawn_labels_and_is_in_the_curves(
         assert trained[0] != trained[1]  # another draw, another seed
     printed = " ".join(capsys.readouterr().out.split())
     assert "training it from scratch" in printed
+
+
+def test_what_the_encoder_has_seen_is_not_said_of_the_network_from_scratch(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = probing(tmp_path / "out", encoder, limit=200)
+    images = load_labeled(open_sources(config.data, 0), config.data, 16, 0)
+    seen = images.leaks._replace(pretraining=images.leaks.training, unseen=("on a server",))
+    given: list[LabeledImages] = []
+
+    def right(settings: FinetuneConfig, some: LabeledImages) -> Tensor:
+        given.append(some)
+        return torch.zeros(len(some.test), dtype=torch.bool)
+
+    monkeypatch.setattr("finetune.scratch._right", right)
+    how = LabelEfficiencyConfig(shares=(0.5,), draws=1, from_scratch=True)
+    scratch_right(config, how, images._replace(leaks=seen), "color")
+    assert len(given) == 2
+    assert all(one.leaks.pretraining is None and not one.leaks.not_compared.get("in_pretraining") for one in given)
 
 
 def test_fewer_trainings_than_draws_can_be_asked_for(tmp_path: Path, encoder: Path) -> None:

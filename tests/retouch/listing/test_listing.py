@@ -155,6 +155,19 @@ def test_images_are_counted_in_the_singular_and_the_plural(rows: int, text: str,
     assert runs_text([found]).splitlines()[0].strip() == "1 run"
 
 
+def test_a_measure_that_is_not_known_is_no_result(tmp_path: Path) -> None:
+    run = write_probe(tmp_path / "run", probe_result())
+    text = (run / "results.json").read_text().replace('"accuracy"', '"exactness"')
+    (run / "results.json").write_text(text)
+    [found] = find_runs(tmp_path)
+    assert (found.result, found.value) == (DAMAGED, None)
+
+
+def test_an_unknown_order_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sort=best: give name, started, stage, state, result or size"):
+        retouch.runs(tmp_path, "best")  # type: ignore[arg-type]
+
+
 def test_runs_are_sorted_as_asked(home: Path) -> None:
     def names(order: str) -> list[str]:
         return [run.path.name for run in retouch.runs(home, order)]  # type: ignore[arg-type]

@@ -36,7 +36,10 @@ MISTAKES = [
     ),
     pytest.param(
         ["steps=10", "epochs=2"],
-        ["Found 1 error in {config}:", "  give steps or epochs, exactly one of them"],
+        [
+            "Found 1 error in {config}:",
+            "  give steps or epochs, not both: set steps=null to train by epochs, or epochs=null",
+        ],
         id="two-lengths",
     ),
     pytest.param(["steps"], ["'steps': an override is written key=value"], id="override-without-value"),

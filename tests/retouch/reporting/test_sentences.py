@@ -297,6 +297,15 @@ def test_how_much_another_draw_would_change_is_said_where_draws_were_measured() 
     assert said.endswith(f"Draws of fewer labels show how much: {found}")
 
 
+def test_classifiers_of_fewer_labels_are_counted_among_those_that_saw_the_test_images() -> None:
+    result, predictions = probe_result()
+    [before] = touched(facts_of((result, predictions)))
+    [after] = touched(facts_of((result.model_copy(update={"label_efficiency": LABELS}), predictions)))
+    # two draws of 60 labels for the encoder, its untrained network and raw pixels; with all labels, it is the probe
+    assert "used once by each of 6 classifiers, 4 of them only for comparison" in before
+    assert "used once by each of 12 classifiers, 8 of them only for comparison" in after
+
+
 @pytest.mark.parametrize("k", [(), (20,), (10, 20, 100)])
 def test_neighbors_between_those_tried_are_no_limit(k: tuple[int, ...]) -> None:
     assert not [text for text in limits(tried(*k)) if text.startswith("k-NN")]

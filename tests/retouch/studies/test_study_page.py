@@ -87,7 +87,7 @@ def test_the_page_says_what_a_rung_is_before_its_first_use(study: Path) -> None:
 
 
 SECTIONS = [
-    *("study", "choices", "errors", "places", "training", "data", "damage", "code", "cost", "repeat", "limits"),
+    *("study", "choices", "errors", "training", "places", "data", "damage", "code", "cost", "repeat", "limits"),
 ]
 
 

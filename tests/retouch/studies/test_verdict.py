@@ -180,7 +180,7 @@ def test_a_simple_method_that_is_better_or_as_good_is_a_no() -> None:
     said = told("simple", 0.70, {"restoring": ("colorize", 0.695)})
     assert said.startswith(
         "No gain shown: kmeans, which trains no network, is best on validation; on the test images, no difference from "
-        "colorize is shown (0.5 points ["
+        "colorize is shown (+0.5 points ["
     )
     assert "400 test images cannot show differences below" in said
 
