@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import retouch
+from common.config import validate
 from common.errors import UserError
-from finetune.config import FinetuneConfig, LabelEfficiencyConfig
+from finetune.config import FinetuneConfig, LabelEfficiencyConfig, ProbeConfig
 from finetune.data import LabeledImages, load_labeled, open_sources
 from finetune.efficiency import label_efficiency
 from finetune.predictions import read_predictions
@@ -56,7 +57,7 @@ def test_network_from_scratch_is_trained_on_drawn_labels_and_is_in_the_curves(
 def test_what_the_encoder_has_seen_is_not_said_of_the_network_from_scratch(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = probing(tmp_path / "out", encoder, limit=200)
+    config = validate(ProbeConfig, probing(tmp_path / "out", encoder, limit=200))
     images = load_labeled(open_sources(config.data, 0), config.data, 16, 0)
     seen = images.leaks._replace(pretraining=images.leaks.training, unseen=("on a server",))
     given: list[LabeledImages] = []
