@@ -42,12 +42,12 @@ def scratch_right(config: ProbeConfig, how: LabelEfficiencyConfig, images: Label
         for number, rows in enumerate(draws[count][: how.scratch_draws]):
             log.info("%s: the network from scratch, with %s labels, draw %d", task, f"{count:,}", number + 1)
             settings = scratch_config(config, how, images, f"{task}-{count}-{number + 1}", config.seed + number)
-            answers.append(_right(settings, unseen.of_task(task).only(train=rows)))
+            answers.append(train_once(settings, unseen.of_task(task).only(train=rows)))
         right[count] = torch.stack(answers)
     return right
 
 
-def _right(settings: FinetuneConfig, images: LabeledImages) -> Tensor:
+def train_once(settings: FinetuneConfig, images: LabeledImages) -> Tensor:
     """Train once, and say which test images the network gets right: bool ``[n]``."""
     from finetune.full import finetune  # which runs probes, and so imports the probe
 

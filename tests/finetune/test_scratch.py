@@ -66,7 +66,7 @@ def test_what_the_encoder_has_seen_is_not_said_of_the_network_from_scratch(
         given.append(some)
         return torch.zeros(len(some.test), dtype=torch.bool)
 
-    monkeypatch.setattr("finetune.scratch._right", right)
+    monkeypatch.setattr("finetune.scratch.train_once", right)
     how = LabelEfficiencyConfig(shares=(0.5,), draws=1, from_scratch=True)
     scratch_right(config, how, images._replace(leaks=seen), "color")
     assert len(given) == 2

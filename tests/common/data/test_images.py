@@ -207,6 +207,17 @@ def test_a_worker_that_is_killed_is_named_with_what_to_do(tmp_path: Path, monkey
         next(lazy.batches([torch.arange(1)], workers=1))
 
 
+def test_workers_start_before_the_first_batch_is_asked_for_and_end_with_the_last_that_is_used(tmp_path: Path) -> None:
+    lazy = load_images(build_source(f"folder:{write_folder(tmp_path)}"), 8, cache="none")
+    before = set(multiprocessing.active_children())
+    batches = lazy.batches((torch.arange(2) for _ in range(1000)), workers=1)
+    [worker] = set(multiprocessing.active_children()) - before
+    assert len(next(batches).index) == 2
+    del batches
+    worker.join(30)
+    assert not worker.is_alive()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_workers_outlive_sigterm_and_end_with_their_killed_parent() -> None:
     # big batches: the workers are left waiting for room in the pipe
@@ -215,7 +226,7 @@ def test_workers_outlive_sigterm_and_end_with_their_killed_parent() -> None:
         from common.data import Images, build_source
         lazy = Images(build_source("shapes:train:4096"), 32, torch.arange(4096))
         batches = lazy.batches((torch.arange(256) for _ in range(10**6)), workers=2)
-        next(batches)
+        next(batches), next(batches)  # one of each worker, so that both have begun
         print(*[child.pid for child in multiprocessing.active_children()], flush=True)
         next(batches)
         input()
