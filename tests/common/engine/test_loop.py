@@ -299,7 +299,7 @@ def test_what_a_module_keeps_from_decay_is_not_decayed() -> None:
 
 
 def test_length_must_be_given_once() -> None:
-    with pytest.raises(ValueError, match="give steps or epochs$"):
+    with pytest.raises(ValueError, match=r"give steps or epochs \["):
         loop_config(Path("run"), steps=None)
     with pytest.raises(ValueError, match="give steps or epochs, not both: set steps=null to train by epochs"):
         loop_config(Path("run"), epochs=1.0)

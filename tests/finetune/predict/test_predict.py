@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -295,24 +293,6 @@ def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
         written.append(given)
 
     monkeypatch.setattr(stage, "write_part", write)
-
-
-def test_a_part_that_cannot_be_written_ends_the_run(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, asked = parts.write_part, []
-
-    def write(folder: Path, number: int, table: pa.Table) -> None:
-        asked.append(number)
-        if number == 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(folder, number, table)
-
-    monkeypatch.setattr(parts, "PART_ROWS", 8)
-    monkeypatch.setattr(stage, "write_part", write)
-    with pytest.raises(OSError, match="No space left"):
-        predict(config_of(tmp_path / "out", runs / "probed", task="color"))
-    assert asked == [0, 1]
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])

@@ -1,7 +1,8 @@
-"""Predictions shared by two real processes (gloo)."""
+"""Parts of predictions: shared by two real processes (gloo), and one that cannot be written."""
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,22 @@ def test_ten_parts_are_shared_equally_and_a_stopped_run_goes_on_where_it_was(run
 
 def test_ten_thousand_images_are_parts_enough_for_several_processes(tmp_path: Path) -> None:
     assert len(parts.missing_parts(tmp_path, 10_000)) == 10
+
+
+def test_a_part_that_cannot_be_written_ends_the_run(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = parts.write_part
+    asked: list[int] = []
+
+    def write(folder: Path, number: int, table: Any) -> None:
+        asked.append(number)
+        if number == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(folder, number, table)
+
+    monkeypatch.setattr(parts, "PART_ROWS", 8)
+    monkeypatch.setattr("finetune.predict.run.write_part", write)
+    with pytest.raises(OSError, match="No space left"):
+        predict(config_of(tmp_path / "out", runs / "probed", task="color"))
+    assert asked == [0, 1]
