@@ -1,14 +1,15 @@
 """The speed of ``retouch predict``, compared with the bare network on decoded images in memory.
 
-    python benchmarks/predict.py --cifar10 PATH/TO/cifar10
+    python benchmarks/predict.py --cifar10 PATH/TO/cifar10 --photographs PATH/TO/imagenette128
 
 The classifier is from a probe of ``small_cnn`` (with random weights, which are as fast as any). Bare network: batches,
 one after the other, from uint8 tensors to logits. Predict: the whole command, from its settings to the CSV file; once
-from parquet, and once from a folder of JPEG files made from the same images. They take turns, so that drift in speed
-affects all; the median ratio is reported. By default the network computes with one thread fewer than there are
-cores, and one process decodes: a core that decodes is not available to the network. Target: 90% of the bare network's
-images/s. The bare network is also timed beside a process that decodes the same images, since cores share memory and
-heat: what it loses so, no program can regain.
+from parquet, and once from a folder of JPEG files made from the same images; and with ``--photographs``, once more with
+photographs, of which the network sees 64 px. They take turns, so that drift in speed affects all; the median ratio is
+reported. By default the network computes with one thread fewer than there are cores, and one process decodes: a core
+that decodes is not available to the network. Target: 90% of the bare network's images/s. The bare network is also timed
+beside a process that decodes the same images, since cores share memory and heat: what it loses so, no program can
+regain.
 
 A stage keeps freed memory (``common/machine/allocation.py``), which makes the bare network faster, too. So the bare
 network is timed in this process, which does, and in fresh processes with the C library's defaults: the loop that
@@ -47,12 +48,13 @@ from finetune.applied import Applied
 from finetune.classifier import open_classifier
 from finetune.predict.run import PredictResult
 
-SIDE, BATCH, SEED = 32, 256, 0
+SIDE, LARGER, BATCH, SEED = 32, 64, 256, 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", help="folder of train-*.parquet and test-*.parquet; generated images without it")
+    parser.add_argument("--photographs", help="folder of parquet files of photographs, 10,000 or more")
     parser.add_argument("--images", type=int, default=10_000, help="images per pass (default: 10000)")
     parser.add_argument("--pairs", type=int, default=5, help="passes of each kind (default: 5)")
     parser.add_argument("--threads", type=int, default=max(1, usable_cores() - 1), help="threads of the network")
@@ -73,19 +75,20 @@ def main() -> None:
         home = Path(folder)
         probe = probed(home, train, given.encoder)
         jpegs = as_jpegs(home / "jpegs", test, given.images)
-        results = {
-            name: compared(home, probe, source, given)
-            for name, source in (("parquet" if given.cifar10 else "shapes", test), ("jpeg", str(jpegs)))
-        }
+        cases = [("parquet" if given.cifar10 else "shapes", probe, test), ("jpeg", probe, str(jpegs))]
+        if given.photographs:
+            photographs = f"parquet:{given.photographs}/*.parquet"
+            cases.append(("photographs", probed(home / "larger", photographs, given.encoder, LARGER), photographs))
+        results = {name: compared(home, which, source, given) for name, which, source in cases}
     record("predict", results, seed=SEED)
 
 
-def probed(home: Path, train: str, encoder: Path | None) -> Path:
-    """The run of a small probe."""
+def probed(home: Path, train: str, encoder: Path | None, size: int = SIDE) -> Path:
+    """The run of a small probe of images of this size."""
     if encoder is None:
         torch.manual_seed(SEED)
         encoder = home / "encoder"
-        export_encoder(build_encoder(EncoderConfig(), image_size=SIDE), encoder)
+        export_encoder(build_encoder(EncoderConfig(), image_size=size), encoder)
     settings = [f"encoder={encoder}", f"data.train={train}", "data.limit=1000", "data.test_limit=200"]
     settings += ["data.task=color"] if train == "shapes" else []
     alone = ["knn=null", "damage=[]", "properties=false", "null_check=false", "probe.l2=[0.01]"]

@@ -76,15 +76,20 @@ def _at_end(key: str, choices: Sequence[tuple[str, ProbeChoice]], grid: Sequence
 
 
 def wider(grid: Sequence[float], chosen: Sequence[float]) -> list[float]:
-    """The same strengths, weakest first, and two decades more at each end that was chosen."""
+    """The same strengths, weakest first, and two decades more at each end that was chosen, to two digits."""
     below = min(chosen) <= grid[0] * NEAR
     above = max(chosen) >= grid[-1] / NEAR
     more = [10 ** (half / 2) for half in range(1, 5)]
     return [
-        *(grid[0] / factor for factor in reversed(more) if below),
+        *(_rounded(grid[0] / factor) for factor in reversed(more) if below),
         *grid,
-        *(grid[-1] * factor for factor in more if above),
+        *(_rounded(grid[-1] * factor) for factor in more if above),
     ]
+
+
+def _rounded(value: float) -> float:
+    """To two digits: 1 for 0.999."""
+    return float(f"{value:.2g}")
 
 
 def tuned_or_frozen(result: FinetuneResult) -> list[str]:

@@ -37,6 +37,7 @@ def test_nothing_is_said_where_fine_tuning_is_shown_to_be_better() -> None:
 
 def test_a_wider_grid_goes_on_where_the_choice_was() -> None:
     grid = (0.01, 0.1, 1.0)
-    assert wider(grid, [1.0]) == pytest.approx([0.01, 0.1, 1, 10**0.5, 10, 10**1.5, 100])
-    assert wider(grid, [0.01]) == pytest.approx([1e-4, 10**-3.5, 1e-3, 10**-2.5, 0.01, 0.1, 1])
+    assert wider(grid, [1.0]) == pytest.approx([0.01, 0.1, 1, 3.2, 10, 32, 100])
+    assert wider(grid, [0.01]) == pytest.approx([1e-4, 3.2e-4, 1e-3, 3.2e-3, 0.01, 0.1, 1])
     assert len(wider(grid, [0.01, 1.0])) == 11
+    assert wider((0.000316, 0.00316), [0.00316])[2:] == [0.01, 0.032, 0.1, 0.32]

@@ -142,5 +142,5 @@ def test_the_end_of_the_grid_is_noted(report: ProbeReport, here: Path) -> None:
         f"at an end of the grid for {result.task}, which goes from 0.0001 to 1; try a wider one: probe.l2=[0.0001,"
         in said[-1]
     )
-    assert said[-1].endswith(",1,3.16,10,31.6,100]")
+    assert said[-1].endswith(",1,3.2,10,32,100]")
     assert "a wider one: probe.l2=[0.0001," in said[-1]
