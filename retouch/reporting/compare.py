@@ -108,6 +108,12 @@ def rivals(facts: Facts) -> list[Contrast]:
     return _contrasts(found)
 
 
+def together(found: Sequence[Contrast]) -> list[Contrast]:
+    """The same comparisons, corrected for all of them."""
+    p_values = [one.found.p if isinstance(one.found, LabelComparison) else one.found.p_value for one in found]
+    return [one._replace(adjusted_p=p) for one, p in zip(found, holm(p_values), strict=True)]
+
+
 def several_gains(entries: Sequence[SeveralEntry[Several]], baseline: str) -> list[Contrast]:
     """Gains for several labels per image, or for masks; the results of one kind are corrected together."""
     found = [(entry, entry.result.linear.compared.get(baseline)) for entry in entries]

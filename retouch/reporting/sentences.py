@@ -23,6 +23,7 @@ from retouch.reporting.compare import (
     group_rivals,
     rivals,
     several_gains,
+    together,
     tuned_gains,
 )
 from retouch.reporting.facts import Entry, Facts, SeveralEntry, Studied
@@ -224,7 +225,7 @@ def _over_untrained(facts: Facts) -> str:
         return group is not None and (entry.task, group.name) in names
 
     single = gains(facts, UNTRAINED, entries=[entry for entry in facts.entries if not covered(entry)])
-    found = [*over_seeds, *single]
+    found = together([*over_seeds, *single])
     return answered(found, "the untrained network") if found else _not_compared(facts)
 
 

@@ -402,7 +402,6 @@ def _pretrained(name: str, size: int, seconds: float) -> Encoder | str:
     except UserError as error:
         return f"{title}: {' '.join(line.strip() for line in error.lines)}"
     except TimeoutError:
-        logging.getLogger("huggingface_hub").setLevel(
-            logging.CRITICAL
-        )  # its thread goes on, and would print its retries
+        # its thread goes on, and would print its retries
+        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
         return f"{title}: its weights could not be downloaded within {seconds:.0f} s; check the internet connection"
