@@ -54,7 +54,7 @@ SIDE, LARGER, BATCH, SEED = 32, 64, 256, 0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", help="folder of train-*.parquet and test-*.parquet; generated images without it")
-    parser.add_argument("--photographs", help="folder of parquet files of photographs, 10,000 or more")
+    parser.add_argument("--photographs", help="folder of train-*.parquet with photographs")
     parser.add_argument("--images", type=int, default=10_000, help="images per pass (default: 10000)")
     parser.add_argument("--pairs", type=int, default=5, help="passes of each kind (default: 5)")
     parser.add_argument("--threads", type=int, default=max(1, usable_cores() - 1), help="threads of the network")
@@ -77,7 +77,7 @@ def main() -> None:
         jpegs = as_jpegs(home / "jpegs", test, given.images)
         cases = [("parquet" if given.cifar10 else "shapes", probe, test), ("jpeg", probe, str(jpegs))]
         if given.photographs:
-            photographs = f"parquet:{given.photographs}/*.parquet"
+            photographs = f"parquet:{given.photographs}/train-*.parquet"
             cases.append(("photographs", probed(home / "larger", photographs, given.encoder, LARGER), photographs))
         results = {name: compared(home, which, source, given) for name, which, source in cases}
     record("predict", results, seed=SEED)
@@ -123,11 +123,13 @@ def compared(home: Path, probe: Path, source: str, given: argparse.Namespace) ->
     with decoding(source, open_classifier(probe).image_size, given.images):
         beside = statistics.median(seconds(network) for _ in range(given.pairs))
 
+    count = min(int(given.images), len(build_source(source)))
+
     def speed(place: int) -> int:
-        return round(int(given.images) / statistics.median(triple[place] for triple in triples))
+        return round(count / statistics.median(triple[place] for triple in triples))
 
     return {
-        "images": given.images,
+        "images": count,
         "workers": given.workers,
         "batch_size": BATCH,
         "bare_images_per_second": speed(0),
@@ -137,7 +139,7 @@ def compared(home: Path, probe: Path, source: str, given: argparse.Namespace) ->
         "speed_relative_to_plain_bare_network": round(
             statistics.median(plain / whole for _, whole, plain in triples), 4
         ),
-        "bare_images_per_second_beside_a_process_that_decodes": round(given.images / beside),
+        "bare_images_per_second_beside_a_process_that_decodes": round(count / beside),
         "all_ratios": [round(ratio, 4) for ratio in ratios],
     }
 
