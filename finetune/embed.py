@@ -22,7 +22,7 @@ from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.encoders.provenance import warn_of_levels
 from common.errors import UserError, check_all, one_line
-from common.files import as_utf8, replacing
+from common.files import as_utf8, replacing, write_json
 from common.machine.distributed import world
 from common.machine.memory import readable_size
 from common.machine.precision import autocast, resolve_precision
@@ -30,7 +30,7 @@ from common.machine.room import check_pass_batch
 from common.pixels import to_float
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
-from common.runs.results import Record
+from common.runs.results import RESULTS, Record
 from common.words import counted
 from finetune.config import EmbedConfig
 from finetune.features import Features, check_finite, layer_shapes
@@ -113,6 +113,7 @@ def embed(config: EmbedConfig) -> EmbedResult:
             precision = resolve_precision(config.precision, here.device)
             _write(path, encoder.to(here.device), images, labels, space, config, precision)
             found = storage_report(path)
+            write_json(run.folder / RESULTS, found.model_dump(mode="json"))
             log.info("%s: %s of %s", path, counted(found.rows, "row"), counted(found.width, "feature"))
             log.info("%s", storage_text(found))
             run.tracker.summary(

@@ -20,7 +20,7 @@ from common.encoders.base import Encoder
 from common.encoders.load import load_encoder, read_encoder_card
 from common.encoders.provenance import warn_of_levels
 from common.errors import UserError, check_all
-from common.files import as_utf8, in_full, replacing
+from common.files import as_utf8, in_full, replacing, write_json
 from common.machine.cache import cache_folder
 from common.machine.distributed import world
 from common.machine.precision import resolve_precision
@@ -28,7 +28,7 @@ from common.machine.room import check_pass_batch
 from common.pixels import save_png
 from common.runs.folder import check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
-from common.runs.results import Record
+from common.runs.results import RESULTS, Record
 from common.words import counted
 from finetune.features import Extraction, Features, cached_features, extract, feature_key, layer_shapes
 from finetune.pooling import Space, one_space
@@ -109,6 +109,7 @@ def search(config: SearchConfig) -> SearchResult:
                 images=len(known),
                 found=found.said,
             )
+            write_json(run.folder / RESULTS, result.model_dump(mode="json"))
             log.info(
                 "%s in %s: %s, %s",
                 *(counted(len(result.found), "query", "queries"), counted(result.images, "image")),

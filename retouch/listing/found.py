@@ -19,7 +19,7 @@ from retouch.reporting.logs import read_log
 
 State = Literal["running", "stopped", "finished"]
 Order = Literal["name", "started", "stage", "state", "result", "size"]
-# the last file written by stages that write no results.json
+# the last file that stages wrote which had no results.json in earlier versions
 LAST = {"embed": "features.parquet", "search": "neighbors.png"}
 
 

@@ -191,6 +191,30 @@ class Predict(Result):
         return Headline(f"{counted(self.rows, 'image')}{unreadable}")
 
 
+class Embed(Result):
+    rows: int
+    width: int
+
+    @property
+    def headline(self) -> Headline:
+        """How many images have features, and how many features."""
+        return Headline(f"{counted(self.rows, 'image')}, {counted(self.width, 'feature')}")
+
+
+class Neighbors(Part):
+    query: str
+
+
+class Search(Result):
+    images: int
+    found: tuple[Neighbors, ...]
+
+    @property
+    def headline(self) -> Headline:
+        """How many images were looked for, among how many."""
+        return Headline(f"{counted(len(self.found), 'query', 'queries')}, {counted(self.images, 'image')}")
+
+
 class Level(Part):
     psnr: float
 
@@ -230,6 +254,8 @@ Kind = (
     | type[PretrainSeeds]
     | type[Study]
     | type[Predict]
+    | type[Embed]
+    | type[Search]
     | type[Restore]
     | type[Strange]
 )
@@ -241,6 +267,8 @@ KINDS: dict[str, Kind] = {
     "finetune": Finetune,
     "study": Study,
     "predict": Predict,
+    "embed": Embed,
+    "search": Search,
     "restore": Restore,
     "strange": Strange,
 }

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import retouch
+from common.encoders import EncoderConfig, build_encoder
+from common.encoders.export import export_encoder
 from common.errors import UserError
 from common.files import write_json
 from common.machine.distributed import World
@@ -25,6 +27,7 @@ from retouch.cli import main
 from retouch.listing.found import RunFacts, find_runs
 from retouch.listing.headlines import DAMAGED
 from retouch.listing.table import runs_json, runs_text
+from tests.common.data.samples import picture
 from tests.retouch.reporting.runs import probe_result, start, write_pretraining, write_probe
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -217,6 +220,23 @@ def test_listing_does_not_load_torch(home: Path) -> None:
     script = f"import sys; from retouch.cli import main; main(['runs', {str(home)!r}]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_features_and_searches_are_listed_with_their_numbers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    export_encoder(build_encoder(EncoderConfig(), image_size=16), tmp_path / "encoder")
+    few = ["data.source=shapes:test:9", "data.workers=0", "wandb.mode=disabled"]
+    retouch.embed(None, f"encoder={tmp_path / 'encoder'}", *few, f"out={tmp_path / 'embed'}")
+    (tmp_path / "queries").mkdir()
+    for row in range(2):
+        picture(row).save(tmp_path / "queries" / f"{row}.png")
+    wanted = [f"query={tmp_path / 'queries'}", f"out={tmp_path / 'search'}"]
+    retouch.search(str(tmp_path / "encoder"), *few, *wanted)
+    listed = {run.path.name: run for run in find_runs(tmp_path)}
+    assert {name: (run.result, run.state) for name, run in listed.items()} == {
+        "embed": ("9 images, 256 features", "finished"),
+        "search": ("2 queries, 9 images", "finished"),
+    }
 
 
 def test_a_finished_search_is_finished(tmp_path: Path) -> None:
