@@ -113,7 +113,7 @@ def embed(config: EmbedConfig) -> EmbedResult:
             precision = resolve_precision(config.precision, here.device)
             _write(path, encoder.to(here.device), images, labels, space, config, precision)
             found = storage_report(path)
-            write_json(run.folder / RESULTS, found.model_dump(mode="json"))
+            write_json(run.folder / RESULTS, found.model_dump(mode="json", exclude={"path"}))
             log.info("%s: %s of %s", path, counted(found.rows, "row"), counted(found.width, "feature"))
             log.info("%s", storage_text(found))
             run.tracker.summary(

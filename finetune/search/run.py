@@ -109,7 +109,7 @@ def search(config: SearchConfig) -> SearchResult:
                 images=len(known),
                 found=found.said,
             )
-            write_json(run.folder / RESULTS, result.model_dump(mode="json"))
+            write_json(run.folder / RESULTS, result.model_dump(mode="json", exclude={"table", "sheet"}))
             log.info(
                 "%s in %s: %s, %s",
                 *(counted(len(result.found), "query", "queries"), counted(result.images, "image")),
