@@ -101,7 +101,7 @@ def _strip(strip: Strip, top: float, first: int, last: int) -> Markup:
     line = " ".join(f"{x(steps[place]):.1f},{y(values[place]):.1f}" for place in places)
     return Markup("").join(
         [
-            svg.text(LEFT, top + 12, strip.name, "start", "name"),
+            svg.text(LEFT, top + 12, f"{strip.name}{', logarithmic' if scaled is math.log10 else ''}", "start", "name"),
             *(svg.line("axis", LEFT, y(tick), WIDTH - RIGHT, y(tick)) for tick in ticks),
             *(svg.text(LEFT - 6, y(tick) + 3.5, _short(tick), "end") for tick in ticks),
             *(svg.line("beside", LEFT, y(level), WIDTH - RIGHT, y(level)) for level in levels),

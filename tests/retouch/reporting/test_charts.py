@@ -39,6 +39,12 @@ def test_a_falling_loss_goes_down_and_short_curves_are_left_out() -> None:
     assert "accuracy" not in ElementTree.tostring(root, "unicode")
 
 
+def test_a_logarithmic_axis_is_named() -> None:
+    falling, level = Curve((1, 2, 3), (4.0, 0.4, 0.04)), Curve((1, 2, 3), (1.0, 0.9, 0.8))
+    assert "loss, logarithmic" in curves_chart("run", [Strip("loss", falling, 80, wide=True)])
+    assert "logarithmic" not in curves_chart("run", [Strip("loss", level, 80, wide=True)])
+
+
 def test_a_long_curve_is_thinned_but_keeps_its_end() -> None:
     curve = Curve(tuple(range(10_001)), tuple(float(value) for value in range(10_001)))
     chart = curves_chart("run", [Strip("loss", curve, 150)])
