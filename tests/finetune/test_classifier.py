@@ -260,3 +260,11 @@ def test_probabilities_of_images_in_place_of_logits_are_refused(runs: Path) -> N
     applied = open_classifier(runs / "probed", "color")
     with pytest.raises(ValueError, match=r"expected the logits that this classifier gives for images, \[B \d+\], got"):
         applied.probabilities(torch.rand(2, 3, 16, 16))
+
+
+def test_an_encoder_of_the_hub_without_a_classifier_is_named_as_it_was_given(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.classifier.local_folder", lambda path: runs / "mine" / "encoder")
+    with pytest.raises(UserError, match=r"^hf:me/mine is an encoder without a classifier: its owner can add one with"):
+        open_classifier("hf:me/mine")

@@ -327,7 +327,7 @@ def uneven_facts() -> Facts:
     """270 test images of one class and 15 of each other."""
     result, predictions = probe_result()
     confusion = ((270, 0, 0), (15, 0, 0), (0, 15, 0))
-    test = result.linear.test.model_copy(update={"confusion": confusion, "balanced_accuracy": 1 / 3})
+    test = result.linear.test.model_copy(update={"confusion": confusion, "balanced_accuracy": 1 / 3, "macro_f1": 0.25})
     probes = {"linear": result.linear.model_copy(update={"test": test})}
     subject = result.subjects["encoder"].model_copy(update={"probes": probes})
     return facts_of((result.model_copy(update={"subjects": {**result.subjects, "encoder": subject}}), predictions))
@@ -343,6 +343,8 @@ def test_the_balanced_accuracy_is_shown_where_the_test_set_is_uneven() -> None:
     [table] = probe_tables(uneven_facts())
     place = [column.text for column in table.columns].index("balanced")
     assert table.rows[0][place].text == "33.3"
+    place = [column.text for column in table.columns].index("macro F1")
+    assert table.rows[0][place].text == "25.0"
     assert "balanced" not in [column.text for column in probe_tables(facts_of(probe_result()))[0].columns]
 
 
