@@ -19,13 +19,14 @@ from retouch.studies import plan as planning
 from retouch.studies.contestants import SCRATCH, Simple, Speed
 from retouch.studies.judge import STRENGTHS
 from retouch.studies.parts import Parts
-from retouch.studies.plan import PROBES, JudgeCost, Plan, ProbeKind, Purse, Timing, Wider
-from retouch.studies.race import judge_once, pace_of
+from retouch.studies.plan import PROBES, Again, JudgeCost, Plan, ProbeKind, Purse, Timing, Wider
+from retouch.studies.race import judge_once
 from retouch.studies.scratch import CHECKS, scratch_pace
 
 log = logging.getLogger("retouch")
 
 MOMENT = 0.3  # seconds
+NO_TIME_FOR_SCRATCH = f"{SCRATCH}: there is no time to train it as long as the others"
 
 
 class SimpleDone(NamedTuple):
@@ -83,14 +84,6 @@ def measured(parts: Parts) -> dict[str, Timing]:
     return timings
 
 
-def measured_scratch(parts: Parts) -> float:
-    """Seconds per step of the network from scratch; 0 if it does not compete."""
-    config, field = parts.config, parts.field
-    if SCRATCH not in config.contestants or not field.restoring:
-        return 0.0
-    return scratch_pace(config, field, parts.images.sets, parts.images.size, parts.here)
-
-
 def enough_minutes(parts: Parts, timings: Mapping[str, Timing]) -> int:
     """The shortest budget, in whole minutes and more than now, in which the fastest network could be trained.
 
@@ -136,17 +129,6 @@ def change(parts: Parts) -> float:
     return statistics.median(ratios) if ratios else 1.0
 
 
-def training_change(parts: Parts, plan: Plan) -> float:
-    """How many times as long a training step took in the last rung as when it was measured before the race."""
-    journal, last = parts.journal, len(plan.rungs)
-    ratios = [
-        pace_of(found, journal) / plan.timings[name].step
-        for name in plan.timings
-        if (found := journal.of(name, last)) is not None
-    ]
-    return statistics.median(ratios) if ratios else 1.0
-
-
 # ---- the plan
 
 
@@ -168,7 +150,6 @@ def make_plan(
     simple: Sequence[str],
     wider: Wider | None,
     without: Sequence[str],
-    scratch_step: float,
 ) -> Plan:
     """Plan the race in the time that is left after reserving time for the end.
 
@@ -177,7 +158,6 @@ def make_plan(
         simple: names of the simple methods that compete.
         wider: the dictionary that was learned again, if there is one.
         without: a line about each simple method or dictionary that was left out.
-        scratch_step: seconds per step of the network from scratch; 0: it does not compete.
     """
     config, field = parts.config, parts.field
     left_out = [*field.left_out, *without]
@@ -187,16 +167,17 @@ def make_plan(
     kept = kept_seconds(parts, timings)
     end = plan_end(parts, Purse(time_left(parts), kept, alone=not kept))
     inside, slow = planning.enter(timings, end.left)
-    left = end.left
-    if scratch_step:
+    left, wanted = end.left, SCRATCH in config.contestants and bool(field.restoring)
+    if wanted:
         left -= scratch_overhead(parts)
-        if len(planning.enter(timings, left, scratch=True)[0]) < len(inside):
-            slow.append(f"{SCRATCH}: there is no time to train it as long as the others")
-            left, scratch_step = end.left, 0.0
+    reserved = wanted and 0 < len(inside) == len(planning.enter(timings, left, scratch=True)[0])
+    if wanted and not reserved:
+        slow.append(NO_TIME_FOR_SCRATCH)
+        left = end.left
     left_out += slow
     for line in left_out[known:]:
         log.info("left out: %s", line)
-    whole = planning.whole_seconds(left, list(inside.values()), scratch=scratch_step > 0) if inside else left
+    whole = planning.whole_seconds(left, list(inside.values()), scratch=reserved) if inside else left
     steps, rungs = planning.rungs_of(inside, whole)
     return Plan(
         image_size=parts.images.size,
@@ -206,9 +187,8 @@ def make_plan(
         steps=steps,
         rungs=rungs,
         scratch=0,
-        scratch_step=scratch_step,
-        scratch_seconds=whole if scratch_step else 0.0,
-        scratch_settled=scratch_step == 0,
+        scratch_seconds=whole if reserved else 0.0,
+        scratch_settled=not (wanted and inside),
         probe=end.probe is not None,
         probe_kind=end.probe or "logistic",
         worth=end.worth,
@@ -230,8 +210,8 @@ def plan_end(parts: Parts, purse: Purse) -> End:
     return End(probe, worth, damaged, purse.left)
 
 
-def planned_again(parts: Parts, plan: Plan) -> tuple[Plan, float]:
-    """After a rung, plan the end again with the time that is left: the plan, and seconds for the rest of the race."""
+def planned_again(parts: Parts, plan: Plan) -> Again:
+    """After a rung, plan the end again with the time that is left."""
     tests = change(parts) * sum(plan.timings[name].test for name in plan.steps)
     kept = planning.RACE_SHARE * parts.config.seconds - _twin_seconds(parts) - parts.journal.race_taken - tests
     end = plan_end(parts, Purse(time_left(parts), max(0.0, kept)))
@@ -243,7 +223,7 @@ def planned_again(parts: Parts, plan: Plan) -> tuple[Plan, float]:
             "damaged": end.damaged,
         }
     )
-    return found, end.left - (scratch_overhead(parts) if plan.scratch_step else 0.0)
+    return Again(found, end.left, scratch_overhead(parts))
 
 
 def time_left(parts: Parts) -> float:
@@ -335,13 +315,16 @@ def scratch_steps(parts: Parts, plan: Plan, valuing: float) -> int:
     Args:
         valuing: seconds reserved for measuring what the winner's training is worth.
     """
-    step = training_change(parts, plan) * plan.scratch_step
     last = (parts.journal.of(name, len(plan.rungs)) for name in plan.timings)
     finalist = max((found.seconds for found in last if found is not None), default=plan.scratch_seconds)
     least, most = (share * finalist for share in planning.FAIR)
     seconds = min(most, parts.journal.clock.left - valuing - planning.REPORTING - scratch_overhead(parts))
-    steps = int(seconds / _tasks(parts) / step)
-    return steps if steps >= planning.FEWEST_STEPS and seconds >= least else 0
+    if seconds < least:
+        return 0
+    begun = parts.journal.clock.taken
+    step = scratch_pace(parts.config, parts.field, parts.images.sets, parts.images.size, parts.here)
+    steps = int((seconds - (parts.journal.clock.taken - begun)) / _tasks(parts) / step)
+    return steps if steps >= planning.FEWEST_STEPS else 0
 
 
 def scratch_overhead(parts: Parts) -> float:

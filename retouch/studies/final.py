@@ -21,6 +21,7 @@ from finetune.predictions import PREDICTIONS, Predictions, read_predictions, wri
 from finetune.tracked import Sheet, embedding_sheet, errors_sheet, send
 from finetune.worth import LabelEfficiency
 from retouch.studies.budget import (
+    NO_TIME_FOR_SCRATCH,
     change,
     damage_seconds,
     damaged_images,
@@ -219,19 +220,25 @@ def _damaged_images(parts: Parts, plan: Plan, winner: str, kind: ProbeKind | Non
 
 def _left(parts: Parts, plan: Plan, winner: str) -> float:
     """Seconds that are left for the winner, next to what is reserved for the network from scratch."""
-    return end_seconds(parts, winner) - plan.scratch_seconds - (scratch_overhead(parts) if plan.scratch_step else 0.0)
+    return (
+        end_seconds(parts, winner) - plan.scratch_seconds - (scratch_overhead(parts) if plan.scratch_seconds else 0.0)
+    )
 
 
 # ---- the network from scratch, and what a gain is worth
 
 
 def _settle_scratch(parts: Parts, plan: Plan, *, valued: bool) -> Plan:
-    """The plan with the final steps of the network from scratch, for which less time may be left than was planned."""
+    """The plan with the final steps of the network from scratch, for which more or less time is left than was planned.
+
+    If no time was reserved for it, it may still fit.
+    """
     if plan.scratch_settled:
         return plan
     steps = scratch_steps(parts, plan, change(parts) * worth_seconds(parts) if valued else 0.0)
-    plan = plan.model_copy(update={"scratch": steps, "scratch_settled": True})
-    plan = plan if steps else _left_out(plan, [f"{SCRATCH}: there was no time left to train it as long as the others"])
+    others = tuple(line for line in plan.left_out if line != NO_TIME_FOR_SCRATCH)
+    lines = others if steps else (*others, NO_TIME_FOR_SCRATCH)
+    plan = plan.model_copy(update={"scratch": steps, "scratch_settled": True, "left_out": lines})
     parts.journal.save_plan(plan)
     return plan
 

@@ -18,7 +18,7 @@ from finetune.solvers.ridge import MANY_ROWS, WIDE
 
 ProbeKind = Literal["logistic", "ridge"]
 
-PLAN_VERSION: Final = 1
+PLAN_VERSION: Final = 2
 GROWTH = 3  # each rung adds this many times the training of the rung before
 FINALISTS = 2  # contestants in the last rung, if there are as many
 FEWEST_RUNGS = 2  # the last one gets the time that is left after the others
@@ -29,11 +29,12 @@ FACTOR = 1 / 3  # operations of a Cholesky factorization, per cube of the matrix
 EIGEN = 20  # an eigendecomposition takes as long as this many float32 products of the same size
 SAVING = 3.0  # seconds of a rung for checkpoint, pictures and export
 RULER_STEPS = 12  # measuring what the loss means, at the end of a rung, takes as long as this many steps
-BASELINE_SHARE = 0.1  # of the budget: the most that one simple method may take
+BASELINE_SHARE = 0.15  # of the budget: the most that one simple method may take
 WIDER_SHARE = 0.25  # of the time left: the most that a wider dictionary may take to be learned, judged and tested
 ALONE = 0.8  # of the time left: the most that anything may take if no network competes
 CAREFUL_RACE = 1.1  # times the shortest race of the fastest network: reserved at least
 CAREFUL = 0.8  # of a share: the most that an estimate may take before it is confirmed by a measurement
+YIELDED = 0.7  # of the planned training: the least that finalists keep if time for that network is reserved later
 FAIR = (0.5, 3.0)  # least and most training of the network from scratch, as a multiple of a finalist's
 WORTH_SHARE = 0.1  # of the time for training: the most that measuring its worth in labels may take
 WORTH_SHARES, WORTH_DRAWS = (0.05, 0.1, 0.25, 0.5), 5  # of the fitted images
@@ -115,7 +116,7 @@ class Rung(Record):
 class Plan(Record):
     """All decisions that depend on time. All other choices are a function of these and the images."""
 
-    version: Literal[1] = PLAN_VERSION
+    version: Literal[2] = PLAN_VERSION
     image_size: int
     sizes: Sizes
     simple: tuple[str, ...]  # the simple methods that fit into the budget
@@ -124,8 +125,7 @@ class Plan(Record):
     rungs: tuple[Rung, ...]
     settled: int = 1  # rungs whose length is final; later ones get the time that is left
     scratch: int  # steps of the network from scratch; 0: it does not compete
-    scratch_step: float = 0.0  # seconds per step of it; 0: it does not compete
-    scratch_seconds: float = 0.0  # of training, reserved for it: as many as a finalist gets
+    scratch_seconds: float = 0.0  # of training, reserved for it: as many as a finalist gets; 0: none are
     scratch_settled: bool = True  # whether its number of steps is final: it is known when the race has ended
     probe: bool  # whether the winner gets a linear probe on all labeled images
     probe_kind: ProbeKind = "logistic"  # the usual one, or the faster ridge regression
@@ -138,6 +138,14 @@ class Plan(Record):
     def whole(self, name: str, number: int) -> int:
         """Steps of a contestant's whole training, by its schedule in this rung (``number`` counts from 1)."""
         return self.rungs[number - 1].whole.get(name, self.steps[name])
+
+
+class Again(NamedTuple):
+    """The plan after a rung, with its end planned again."""
+
+    plan: Plan
+    left: float  # seconds for the rest of the race and the training from scratch
+    overhead: float  # seconds that the network from scratch needs besides its training
 
 
 class Purse:
@@ -352,23 +360,34 @@ def rungs_of(timings: Mapping[str, Timing], whole: float) -> tuple[dict[str, int
     return steps, (*rungs[:-1], rungs[-1].model_copy(update={"steps": steps})) if rungs else ()
 
 
-def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: float) -> Plan:
+def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: float, overhead: float) -> Plan:
     """The plan with later rungs fitted to the time that is left, whether less or more than planned.
 
-    The learning rate schedule then ends with the last rung. No rung ends before the rung before it.
+    If no time was reserved for the network from scratch, it is reserved now if the finalists can still train almost as
+    long as planned.
 
     Args:
         number: of the next rung, from 0.
         alive: the contestants still in the race, with their measured speeds.
-        available: seconds that the rest of the race may take, including the training of the network from scratch.
+        available: seconds that the rest of the race and the network from scratch may take.
+        overhead: seconds that the network from scratch needs besides its training.
     """
+    if not plan.scratch_settled:
+        found = _fitted(plan, number, alive, available - overhead, scratch=True)
+        if plan.scratch_seconds or found.rungs[-1].seconds >= YIELDED * plan.rungs[-1].seconds:
+            return found
+    return _fitted(plan, number, alive, available, scratch=False)
+
+
+def _fitted(plan: Plan, number: int, alive: Mapping[str, Timing], available: float, *, scratch: bool) -> Plan:
+    """The learning rate schedule ends with the last rung. No rung ends before the rung before it."""
     before, rest = plan.rungs[number - 1], plan.rungs[number:]
     counts = survivors(len(plan.steps))[number:]
     idle = sorted((one.idle for one in alive.values()), reverse=True)
     ends = [before.seconds, *(rung.seconds for rung in rest)]
     planned = sum(count * (after - start) for count, start, after in zip(counts, ends, ends[1:], strict=False))
     fixed = sum(sum(idle[:count]) for count in counts)
-    if plan.scratch_step:  # it is trained from the start, as long as the finalists in total
+    if scratch:  # it is trained from the start, as long as the finalists in total
         planned += ends[-1] - before.seconds
         fixed += before.seconds
     scale = max(0.0, (available - fixed) / planned) if planned > 0 else 0.0
@@ -383,4 +402,4 @@ def adapted(plan: Plan, number: int, alive: Mapping[str, Timing], available: flo
         for rung, end, steps in zip(rest, seconds, reached, strict=True)
     ]
     changed = {"rungs": (*plan.rungs[:number], *later), "settled": number + 1}
-    return plan.model_copy(update=changed | ({"scratch_seconds": seconds[-1]} if plan.scratch_step else {}))
+    return plan.model_copy(update=changed | {"scratch_seconds": seconds[-1] if scratch else 0.0})

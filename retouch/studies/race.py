@@ -14,7 +14,7 @@ from common.runs.folder import Run
 from retouch.studies.contestants import Contestant, Restoring
 from retouch.studies.journal import Journal, Judgment
 from retouch.studies.judge import Judge
-from retouch.studies.plan import Plan, Timing, adapted, survivors
+from retouch.studies.plan import Again, Plan, Timing, adapted, survivors
 
 log = logging.getLogger("retouch")
 
@@ -68,13 +68,12 @@ def run_race(
     judge: Judge,
     journal: Journal,
     run: Run,
-    plan_again: Callable[[Plan], tuple[Plan, float]],
+    plan_again: Callable[[Plan], Again],
 ) -> Plan | None:
     """Run all rungs.
 
     Args:
-        plan_again: called after a rung: plans the end for the time that is left, and returns the plan and the seconds
-            for the rest of the race.
+        plan_again: called after a rung: plans the end for the time that is left.
 
     Returns:
         The plan as it was carried out; None if a signal stopped training.
@@ -101,8 +100,8 @@ def run_race(
         log.info("in the next rung: %s%s", " and ".join(stay), rest)
         alive = [one for one in alive if one.name in stay]
         if plan.settled <= number:
-            plan, available = plan_again(plan)
-            plan = adapted(plan, number, _seen(judged, plan.timings, stay, journal), available)
+            plan, available, overhead = plan_again(plan)
+            plan = adapted(plan, number, _seen(judged, plan.timings, stay, journal), available, overhead)
             journal.save_plan(plan)
     return plan
 

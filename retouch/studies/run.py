@@ -26,7 +26,6 @@ from retouch.studies.budget import (
     kept_seconds,
     make_plan,
     measured,
-    measured_scratch,
     planned_again,
 )
 from retouch.studies.config import StudyConfig
@@ -171,7 +170,7 @@ def _planned(parts: Parts, saved: Plan | None) -> tuple[Parts, Plan] | None:
     if saved is not None:
         found = _without_training(parts, saved, 0.0)
         return None if found is None else (found.parts, saved)
-    timings, scratch_step = measured(parts), measured_scratch(parts)
+    timings = measured(parts)
     kept = kept_seconds(parts, timings)
     enough = enough_minutes(parts, timings) if timings else 0
     found = _without_training(parts, None, kept)
@@ -180,7 +179,7 @@ def _planned(parts: Parts, saved: Plan | None) -> tuple[Parts, Plan] | None:
         found = _without_training(parts, None, 0.0)
     if found is None:
         return None
-    plan = make_plan(found.parts, timings, found.simple, found.wider, found.left_out, scratch_step)
+    plan = make_plan(found.parts, timings, found.simple, found.wider, found.left_out)
     return found.parts, plan if plan.steps else plan.model_copy(update={"enough": enough})
 
 

@@ -69,6 +69,7 @@ class Machine:
     drift: float = 1.0  # how many times as long again, once the race has begun
     tests: float = 1.0  # how many times as long as estimated tests take
     probes: float = 1.0  # likewise, linear probes and what a gain is worth
+    busy: float = 1.0  # how many times as long steps take before the race, while they are timed
     killed: float | None = None  # when
     memory: int = 64 << 30  # bytes
     now: float = 0.0
@@ -200,7 +201,7 @@ def patched(patch: pytest.MonkeyPatch, machine: Machine) -> None:
     def speed(one: Learned) -> Speed:
         learned = dictionary_of(one)
         step = step_of(one.name) if learned is None else 0.0004 * learned.network.atoms
-        measured = [machine.work(seconds, "measuring") for seconds in (0.3, 6 * step)]
+        measured = [machine.work(machine.busy * seconds, "measuring") for seconds in (0.3, 6 * step)]
         return Speed(measured[0], measured[1] / 6, machine.pace * cost_of(one).extraction / COUNTS["judged"])
 
     def fit_simple(one: Simple) -> bool:
@@ -235,12 +236,15 @@ def patched(patch: pytest.MonkeyPatch, machine: Machine) -> None:
         [part] = sets
         return {"color": answers_of(part.images.tasks["color"][1].values, 0.45, 8)}
 
+    def scratch_pace(*given: Any) -> float:
+        return machine.work((1.0 if machine.racing else machine.busy) * 1.2, "measuring") / 6
+
     patch.setattr(Learned, "speed", speed)
     patch.setattr(Learned, "encoder", lambda one: SimpleNamespace(view="rgb"))
     patch.setattr(RawPixels, "encoder", lambda one: SimpleNamespace(view="rgb"))
     patch.setattr(Simple, "fit", fit_simple)
     patch.setattr(Restoring, "fit", fit)
-    patch.setattr(budget, "scratch_pace", lambda *given: machine.work(1.2, "measuring") / 6)
+    patch.setattr(budget, "scratch_pace", scratch_pace)
     patch.setattr(budget, "available_memory", lambda: machine.memory)
     patch.setattr(final, "run_scratch", scratch)
     patch.setattr(outcome, "scratch_seconds", lambda *given: machine.trained["scratch"])
@@ -288,6 +292,48 @@ def test_a_study_takes_its_budget_on_fast_and_slow_machines(
     machine = Machine(speed, drift, tests, probes)
     studied(machine, images)
     assert LEAST * 1200 <= machine.now <= 1.1 * 1200, machine
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(1.0, 4.0), errors)
+@example(4.0, 0.6)
+def test_a_study_takes_its_budget_even_if_steps_were_timed_on_a_busy_machine(
+    images: SimpleNamespace, busy: float, tests: float
+) -> None:
+    machine = Machine(1.0, 1.0, tests, busy=busy)
+    studied(machine, images)
+    assert LEAST * 1200 <= machine.now <= 1.1 * 1200, machine
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(180.0, 900.0), st.floats(0.5, 1.2), st.floats(0.7, 1.1), st.floats(0.8, 1.1), st.floats(1.0, 1.5))
+def test_a_small_budget_is_taken_as_well(
+    images: SimpleNamespace, seconds: float, speed: float, drift: float, tests: float, busy: float
+) -> None:
+    machine = Machine(speed, drift, tests, tests, busy)
+    studied(machine, images, seconds)
+    assert machine.now <= 1.1 * seconds, machine
+    if machine.trained:  # if no network fits, nothing else can use its time
+        assert machine.now >= 0.8 * seconds, machine
+
+
+def test_time_is_found_for_the_network_from_scratch_after_the_first_rung(images: SimpleNamespace) -> None:
+    machine = Machine(tests=0.8, probes=0.8)
+    report = studied(machine, images, 240.0)  # when it is planned, there is too little
+    assert machine.trained["scratch"] > 0.5 * max(machine.trained.values())
+    assert not [line for line in report.left_out if line.startswith("scratch")]
+
+
+def test_the_network_from_scratch_is_trained_after_all_if_there_is_time_at_the_end(
+    images: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retouch.studies.plan.YIELDED", 10.0)  # never reserved later
+    monkeypatch.setattr("retouch.studies.plan.FAIR", (0.1, 3.0))
+    machine = Machine(tests=0.5, probes=0.5)
+    report = studied(machine, images, 240.0)
+    assert machine.trained["scratch"] > 0, report.left_out
+    assert not [line for line in report.left_out if line.startswith("scratch")]
+    assert machine.now <= 1.1 * 240
 
 
 @settings(max_examples=40, deadline=None)

@@ -133,7 +133,7 @@ def test_later_rungs_take_the_time_that_is_left_be_it_less_or_more_than_planned(
 ) -> None:
     plan = planned(timings, whole)
     stay = dict(list(timings.items())[: survivors(len(timings))[1]])
-    found = adapted(plan, 1, stay, available)
+    found = adapted(plan, 1, stay, available, 0.0)
     assert found.rungs[0] == plan.rungs[0]
     assert found.steps == plan.steps
     needed = 0.0
@@ -178,8 +178,24 @@ def test_a_contestant_that_turned_out_slower_takes_fewer_steps() -> None:
     plan = planned(timings, 40.0)
     slower = {"a": timings["a"], "b": Timing(start=0.0, step=0.2, judge=0.0)}
     idle = sum(one.idle for one in slower.values())
-    last = adapted(plan, 1, slower, 60.0 + idle).rungs[-1].steps
+    last = adapted(plan, 1, slower, 60.0 + idle, 0.0).rungs[-1].steps
     assert last == {"a": 400, "b": 100 + 150, "c": 400}
+
+
+@pytest.mark.parametrize(("available", "reserved"), [(60.0, False), (150.0, True)])
+def test_time_for_the_network_from_scratch_is_reserved_later_if_the_finalists_lose_little_by_it(
+    available: float, reserved: bool
+) -> None:
+    timings = {name: Timing(start=0.0, step=0.1, judge=0.0, saving=0.0) for name in "ab"}
+    plan = planned(timings, 40.0).model_copy(update={"scratch_settled": False})  # 10 s, then 30 s each
+    found = adapted(plan, 1, timings, available, 9.0)
+    idle = sum(one.idle for one in timings.values())
+    # with it, 2 * (x - 10) + x + 9 + idle = available
+    whole = (available - 9.0 - idle + 20.0) / 3 if reserved else (available - idle + 20.0) / 2
+    assert found.rungs[-1].seconds == pytest.approx(whole)
+    assert found.scratch_seconds == pytest.approx(whole if reserved else 0.0)
+    settled = plan.model_copy(update={"scratch_settled": True})  # none was asked for
+    assert adapted(settled, 1, timings, available, 9.0).scratch_seconds == 0.0
 
 
 @given(st.floats(1.0, 1e5), st.floats(1.0, 1e5))
