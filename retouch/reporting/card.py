@@ -76,10 +76,12 @@ def _pieces(facts: Facts, beside: EncoderCard | None, answers: Answers) -> list[
     methods += [entry.result.encoder.pretext or "" for entry in facts.entries]
     tuned = [run.card for run in facts.finetuning if run.card is not None]
     methods += [one.kind or "" for card in tuned for one in card.provenance.before]
+    answer, more = verdict(facts)
     pieces = [
         front_matter(methods, tuned=bool(tuned) if beside is None else beside.provenance.stage == "finetune"),
         f"# {plain(question(facts))}",
-        *map(plain, verdict(facts)),
+        *map(plain, answer),
+        *([_block(Points(more))] if more else []),
         plain(about(facts)),
     ]
     for part in card_parts(facts):

@@ -62,7 +62,7 @@ def report(folders: Sequence[str | Path], out: str | Path, label: Sequence[str] 
         write_text(out, html(facts, frame))
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
-    return Report(out, question(facts), tuple(verdict(facts)))
+    return Report(out, question(facts), verdict(facts).all)
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path, label: Sequence[str] | None = None) -> Path:

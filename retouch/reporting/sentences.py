@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from common.files import as_utf8
 from common.words import counted, true_minus
@@ -26,10 +27,11 @@ from retouch.reporting.compare import (
     together,
     tuned_gains,
 )
-from retouch.reporting.facts import Entry, Facts, SeveralEntry, Studied
+from retouch.reporting.facts import Entry, Facts, SeveralEntry
 
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are listed by name
+ANSWER = 2  # sentences of an answer
 LEGEND = (
     "In the charts, the dot is the encoder's linear probe with its 95% interval, the ring is that of its untrained "
     "network, and the tick is the accuracy of always answering the most frequent class."
@@ -181,34 +183,53 @@ def chains(facts: Facts) -> list[str]:
     ]
 
 
-def _study_verdict(run: Studied, studies: int) -> tuple[str, ...]:
-    """The verdict of a study, which is named if there are several."""
-    first, *rest = run.report.verdict
-    return (f"{run.origin.name}: {first}", *rest) if studies > 1 else (first, *rest)
+class Verdict(NamedTuple):
+    """The answer, and what else is shown."""
+
+    answer: tuple[str, ...]  # two sentences; one of each study if there are several
+    more: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """The answer, then the rest."""
+        return (*self.answer, *self.more)
 
 
-def verdict(facts: Facts) -> list[str]:
-    """The answer in two sentences, or three if several encoders were probed and networks were also fine-tuned."""
-    studies = [sentence for run in facts.studies for sentence in _study_verdict(run, len(facts.studies))]
-    if found := [*studies, *_measured_verdict(facts)]:
-        return found
+def verdict(facts: Facts) -> Verdict:
+    """The answer to the question."""
+    measured = tuple(_measured_verdict(facts))
+    if facts.studies:
+        said = _study_verdicts(facts)
+        return said._replace(more=(*said.more, *measured))
+    if measured:
+        return Verdict(measured[:ANSWER], measured[ANSWER:])
     command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"
-    return [
-        "Not known yet: pretraining needs no labels, but only labeled images show what the features are worth.",
-        f"Probe {'it' if len(facts.pretraining) == 1 else 'them'}: {command} data=my/labeled.",
-    ]
+    return Verdict(
+        (
+            "Not known yet: pretraining needs no labels, but only labeled images show what the features are worth.",
+            f"Probe {'it' if len(facts.pretraining) == 1 else 'them'}: {command} data=my/labeled.",
+        )
+    )
+
+
+def _study_verdicts(facts: Facts) -> Verdict:
+    """The verdicts of the studies, each of which is named if there are several."""
+    if len(facts.studies) == 1:
+        [said] = [run.report.verdict for run in facts.studies]
+        return Verdict(said[:ANSWER], said[ANSWER:])
+    named = [[f"{run.origin.name}: {one}" for one in run.report.verdict] for run in facts.studies]
+    return Verdict(tuple(first for first, *_ in named), tuple(one for _, *rest in named for one in rest))
 
 
 def _measured_verdict(facts: Facts) -> list[str]:
     """What probes and fine-tuning say; empty if there are none."""
     if facts.entries:
-        answer = f"{_over_untrained(facts)} {_measured(facts)}"
         over_seeds = map(rival_sentence, group_rivals(facts))
-        more = [text for text in (_between(facts), *over_seeds, _tuned(facts)) if text]
-        return [answer, *(more or [_level(facts)]), *several_verdict(facts)]
+        found = [text for text in (_between(facts), *over_seeds, _tuned(facts)) if text]
+        second, *more = found or [_level(facts)]
+        return [_over_untrained(facts), *several_verdict(facts), second, _measured(facts), *more]
     if facts.several:
-        *first, last = several_verdict(facts) + several_level(facts)
-        return [*first, f"{last} {_measured(facts)}"]
+        return [*several_verdict(facts), *several_level(facts), _measured(facts)]
     if facts.finetuning:
         return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run.",
                 _tuned_level(facts)]  # fmt: skip

@@ -77,7 +77,9 @@ def verdict(
     contenders: Sequence[Contender] = (),
     too_short: TooShort | None = None,
 ) -> tuple[str, ...]:
-    """The answer, and what else is shown about the winner. "No" is as good an answer as "yes".
+    """The answer in two sentences, then what else is shown. "No" is as good an answer as "yes".
+
+    Unless the answer is yes, the second sentence is what training changed in the best network.
 
     Args:
         worth: by task, what the winner's training is worth in labels, where that was measured.
@@ -90,12 +92,12 @@ def verdict(
             f"Not answered: {too_short.budget:.0f} s are too few to train a network on these images; "
             f"try budget={too_short.enough}m."
         )
-        rest = f"Of the rest, {_best(winner)}."
-        return tuple(filter(None, [first, rest, _others(winner, rivals, set())]))
+        return (first, f"Of the rest, {_best(winner)}.", *_others(winner, rivals, set()))
     first, said = _answer(winner, rivals, worth or {})
     others = _others(winner, rivals, said)
-    more = [] if first.startswith("Yes") else [_own_gain(winner, rivals, contenders), trained(contenders)]
-    return tuple(filter(None, [first, others, *more]))
+    if first.startswith("Yes"):
+        return (first, *others)
+    return tuple(filter(None, [first, _own_gain(winner, rivals, contenders), *others, trained(contenders)]))
 
 
 def _own_gain(winner: Contender, rivals: Rivals, contenders: Sequence[Contender]) -> str:
@@ -229,10 +231,10 @@ def _limit(rivals: Sequence[Versus], count: int) -> str:
     return f"{said} ({on}{p} alone, {adjusted} after correction)"
 
 
-def _others(winner: Contender, rivals: Rivals, covered: set[Role]) -> str:
-    """The winner compared with the others: ``colorize beats ... It is not shown to beat ...``.
+def _others(winner: Contender, rivals: Rivals, covered: set[Role]) -> list[str]:
+    """The winner compared with the others: ``colorize beats ...``, ``colorize is not shown to beat ...``.
 
-    The winner is named, since the sentence before may be about another contestant.
+    Each sentence names the winner, since those around it may be about another contestant.
 
     Args:
         covered: roles that were spoken of before.
@@ -247,14 +249,13 @@ def _others(winner: Contender, rivals: Rivals, covered: set[Role]) -> str:
                 said[shown].append(f"{_rival(winner, role, rivals, some[0].other)}{on}{by}")
     name = _in_words(winner.name, winner.kind)
     name = name if name == winner.name else f"{name[:1].upper()}{name[1:]}"
-    is_, it = ("are", "They") if winner.kind == "pixels" else ("is", "It")
+    is_ = "are" if winner.kind == "pixels" else "is"
     parts = [
-        f"{_beats(winner.kind)} {listed(said['better'])}." if said["better"] else "",
-        f"{is_} worse than {listed(said['worse'])}." if said["worse"] else "",
-        f"{is_} not shown to beat {listed(said['open'], 'or')}." if said["open"] else "",
+        f"{_beats(winner.kind)} {listed(said['better'])}" if said["better"] else "",
+        f"{is_} worse than {listed(said['worse'])}" if said["worse"] else "",
+        f"{is_} not shown to beat {listed(said['open'], 'or')}" if said["open"] else "",
     ]
-    subjects = (name, it, it)
-    return " ".join(map(" ".join, zip(subjects, filter(None, parts), strict=False)))
+    return [f"{name} {part}." for part in filter(None, parts)]
 
 
 def _rival(winner: Contender, role: Role, rivals: Rivals, name: str) -> str:

@@ -106,7 +106,7 @@ def test_leaks_random_labels_few_images_and_an_uneven_test_set_are_said_of_a_pro
     assert said(found, "saw gray only")
     assert said(found, "at an end of the grid")
     assert said(found, "No comparison with raw pixels")
-    assert verdict(facts)[0].startswith("No difference shown")
+    assert verdict(facts).all[0].startswith("No difference shown")
 
     page = Page(html(facts)).said
     data = page[page.index("Labeled") :]

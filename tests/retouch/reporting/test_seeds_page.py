@@ -80,7 +80,7 @@ def test_groups_are_compared_over_seeds_and_not_seed_by_seed(groups: list[Path])
     assert found.found.difference == pytest.approx(0.2)
     sentence = rival_sentence(found)
     assert sentence.startswith("Over several seeds, mine beats other on animal by +20.0 points")
-    assert sentence in verdict(facts)
+    assert sentence in verdict(facts).all
 
 
 def test_no_difference_shown_is_said(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_encoders_of_several_seeds_are_compared_with_their_untrained_networks_to
     [found] = group_gains(facts)
     assert (found.task, found.one, found.shown) == ("animal", "mine", "better")
     assert found.found.difference == pytest.approx(0.31)
-    [first, *_] = verdict(facts)
+    [first, *_] = verdict(facts).all
     assert first.startswith("Yes: mine beats the untrained network on animal by 31.0 points [")
     assert "(p < 0.001)" in first
     assert "seed-0" not in first
@@ -128,12 +128,14 @@ def test_a_gain_that_changes_its_sign_with_the_seed_is_not_shown(tmp_path: Path)
     """Each seed alone would be shown, one way or the other."""
     facts = read_facts([write_probes(tmp_path / "mine", (0.2, 0.5, 0.9), "a")])
     assert {one.shown for one in gains(facts, UNTRAINED)} == {"better", "worse", "open"}
-    assert verdict(facts)[0].startswith("No difference shown: on animal, mine and the untrained network differ by 3.3")
+    assert (
+        verdict(facts).all[0].startswith("No difference shown: on animal, mine and the untrained network differ by 3.3")
+    )
 
 
 def test_a_single_run_and_a_group_are_answered_together(groups: list[Path], tmp_path: Path) -> None:
     alone = write_probe(tmp_path / "alone", probe_result({"encoder": 0.9, "random_init": 0.5}, sha256="f" * 64))
-    said = verdict(read_facts([groups[0], alone]))[0]
+    said = verdict(read_facts([groups[0], alone])).all[0]
     assert said.startswith("Yes, in both comparisons: the trained encoder beats the untrained network by 31.0 points [")
     assert "(mine on animal)" in said
 

@@ -144,22 +144,25 @@ def test_the_question_names_few_encoders_and_counts_many() -> None:
 
 
 def test_a_verdict_is_two_sentences_with_the_difference_as_it_was_measured() -> None:
-    said = verdict(encoders(denoise=0.8))
+    said, more = verdict(encoders(denoise=0.8))
     assert len(said) == 2
     assert said[0].startswith("Yes: denoise beats the untrained network on animal by 30.0 points [")
-    assert said[0].endswith(
-        "(McNemar p < 0.001). Measured with linear probes (linear classifiers on the frozen features) of 1 encoder on "
-        "1 task, on 300 test images of folder:animals-test; each encoder was trained once."
+    assert said[0].endswith("(McNemar p < 0.001).")
+    assert more == (
+        "Measured with linear probes (linear classifiers on the frozen features) of 1 encoder on 1 task, on 300 test "
+        "images of folder:animals-test; each encoder was trained once.",
     )
     assert said[1].startswith("The linear probe's accuracy is 80.0% [")
     assert said[1].endswith("on animal, where the most frequent class alone gives 33.3%.")
 
 
 def test_the_better_of_two_encoders_is_named_only_where_that_is_shown() -> None:
-    assert verdict(encoders(denoise=0.6, mask=0.8))[1].startswith(
-        "Of the encoders, mask is best on animal (by 20.0 points"
+    assert (
+        verdict(encoders(denoise=0.6, mask=0.8))
+        .all[1]
+        .startswith("Of the encoders, mask is best on animal (by 20.0 points")
     )
-    assert verdict(encoders(denoise=0.8, mask=0.8))[1] == "Of the encoders, on animal none is shown to be best."
+    assert verdict(encoders(denoise=0.8, mask=0.8)).all[1] == "Of the encoders, on animal none is shown to be best."
     assert [one.one for one in rivals(encoders(denoise=0.6, mask=0.8))] == ["mask"]
 
 
@@ -169,41 +172,41 @@ def test_the_best_encoder_is_not_praised_for_color_that_the_other_could_not_see_
         other = probe_result(
             {"encoder": 0.6, "random_init": 0.5}, pretext="colorize", sha256="c" * 64, gray=gray, needs_color=True
         )
-        said = verdict(facts_of(seeing, other))[1]
+        said = verdict(facts_of(seeing, other)).all[1]
         assert ("], but colorize saw gray only)." in said) == gray
 
 
 def test_two_seeds_of_one_pretext_are_not_said_to_be_trained_once() -> None:
     both = facts_of(probe_result(sha256="a" * 64), probe_result(sha256="b" * 64))
-    assert "of 2 encoders on 1 task, on 300 test images of folder:animals-test." in verdict(both)[0]
+    assert "of 2 encoders on 1 task, on 300 test images of folder:animals-test." in verdict(both).more[0]
 
 
 def test_without_an_untrained_network_there_is_no_verdict() -> None:
     facts = facts_of(probe_result({"encoder": 0.8}))
-    assert "the untrained network was not probed" in verdict(facts)[0]
+    assert "the untrained network was not probed" in verdict(facts).all[0]
     assert "No comparison with the same network untrained on animal." in limits(facts)
     assert "No comparison with raw pixels on animal." in limits(facts)
 
 
 def test_results_of_version_1_have_no_verdict() -> None:
-    assert "schema version 1" in verdict(facts_of(probe_result(compared=False)))[0]
+    assert "schema version 1" in verdict(facts_of(probe_result(compared=False))).all[0]
 
 
 def test_fine_tuning_is_compared_with_training_from_scratch(tmp_path: Path) -> None:
     facts = read_facts([write_finetuning(tmp_path / "full-1")])
     assert question(facts) == "Does fine-tuning beat training from scratch?"
-    assert verdict(facts)[0].startswith("Yes: full-1 beats training from scratch on animal by 30.0 points [")
-    assert verdict(facts)[1].startswith("The trained network's accuracy is 90.0% [")
+    assert verdict(facts).all[0].startswith("Yes: full-1 beats training from scratch on animal by 30.0 points [")
+    assert verdict(facts).all[1].startswith("The trained network's accuracy is 90.0% [")
     alone = read_facts([write_finetuning(tmp_path / "alone", scratch=None)])
     assert question(alone) == "How accurate is the trained network?"
-    assert verdict(alone)[0].startswith("Not compared")
+    assert verdict(alone).all[0].startswith("Not compared")
 
 
 def test_pretraining_alone_says_what_is_missing(tmp_path: Path) -> None:
     facts = read_facts([write_pretraining(tmp_path / "mine")])
     assert question(facts) == "What has denoise learned?"
-    assert verdict(facts)[0].startswith("Not known yet")
-    assert f"retouch probe linear encoder={tmp_path}/mine " in verdict(facts)[1]
+    assert verdict(facts).all[0].startswith("Not known yet")
+    assert f"retouch probe linear encoder={tmp_path}/mine " in verdict(facts).all[1]
     assert about(facts) == "1 pretraining run, 2026-01-31: mine."
 
 
@@ -242,7 +245,7 @@ def test_every_answer_to_the_test_set_is_counted() -> None:
     )
     generated = facts_of(probe_result(train="shapes:train:20"))
     assert touched(generated)[0].startswith("The 300 generated test images (shapes:train:20-test) were used once by")
-    assert "on 300 generated test images (shapes:train:20-test);" in verdict(generated)[0]
+    assert "on 300 generated test images (shapes:train:20-test);" in verdict(generated).more[0]
     assert "5-fold cross-validation" in chosen(facts_of(probe_result()))[0]
 
 

@@ -97,7 +97,7 @@ def bold(facts: Facts) -> list[bool]:
 def test_the_verdict_is_that_of_the_paired_interval(
     one: Member, strength: Strength, words: str, tmp_path: Path
 ) -> None:
-    found = verdict(report_on(tmp_path, one.result(strength)))
+    found = verdict(report_on(tmp_path, one.result(strength))).all
     assert found[0].startswith(words.format(task=one.task))
     assert re.search(rf" of {one.measure} \(p [<=] [\d.]+\)(, in favor of .*)?\.$", found[0])
     assert found[1].startswith(one.level)
@@ -105,7 +105,7 @@ def test_the_verdict_is_that_of_the_paired_interval(
 
 def test_many_encoders_are_answered_in_one_sentence(one: Member, tmp_path: Path) -> None:
     results = one.result(), one.result("best", "colorize"), one.result("same", "mask")
-    found = [said.replace("\u00a0", " ") for said in verdict(report_on(tmp_path, *results))]
+    found = [said.replace("\u00a0", " ") for said in verdict(report_on(tmp_path, *results)).answer]
     assert len(found) == 2
     assert found[0].startswith("In 2 of 3 comparisons: the trained encoder beats the untrained network by ")
     assert found[0].endswith(f"for mask on {one.task} no difference is shown, in {one.measure}.")
@@ -116,11 +116,11 @@ def test_without_a_baseline_nothing_is_claimed(one: Member, tmp_path: Path) -> N
     made = one.result()
     encoder = made.subjects["encoder"].model_copy(update={"compared": {}})
     alone = made.model_copy(update={"subjects": {"encoder": encoder}})
-    assert verdict(report_on(tmp_path, alone))[0] == f"Not compared: no baseline was probed on {one.task}."
+    assert verdict(report_on(tmp_path, alone)).all[0] == f"Not compared: no baseline was probed on {one.task}."
     against = {"pixels": LabelComparison(difference=0.1, ci95=(0.05, 0.15))}
     encoder = encoder.model_copy(update={"compared": against})
     pixels = made.model_copy(update={"subjects": {"encoder": encoder}})
-    assert f"beats raw pixels on {one.task}" in verdict(report_on(tmp_path / "other", pixels))[0]
+    assert f"beats raw pixels on {one.task}" in verdict(report_on(tmp_path / "other", pixels)).all[0]
 
 
 def test_differences_that_several_comparisons_explain_are_not_shown(one: Member, tmp_path: Path) -> None:
@@ -135,13 +135,13 @@ def test_differences_that_several_comparisons_explain_are_not_shown(one: Member,
     names = ("denoise", "colorize", "mask", "mixed")
     open_ = report_on(tmp_path / "open", *(result(name, 0.03) for name in names))
     assert bold(open_) == [False] * 4
-    assert verdict(open_)[0].startswith("No difference shown in any of 4 comparisons with the untrained network")
+    assert verdict(open_).all[0].startswith("No difference shown in any of 4 comparisons with the untrained network")
     alone = report_on(tmp_path / "alone", result("denoise", 0.03))
     assert bold(alone) == [True]
-    assert "Yes: denoise beats the untrained network" in verdict(alone)[0]
+    assert "Yes: denoise beats the untrained network" in verdict(alone).all[0]
     some = report_on(tmp_path / "some", result("denoise", 0.001), *(result(name, 0.03) for name in names[1:]))
     assert bold(some) == [True, False, False, False]
-    assert verdict(some)[0].startswith("In 1 of 4 comparisons: denoise beats")
+    assert verdict(some).all[0].startswith("In 1 of 4 comparisons: denoise beats")
 
 
 # ---- the page
@@ -196,7 +196,7 @@ def test_classes_are_reported_together_with_them(one: Member, tmp_path: Path) ->
     write_probe(tmp_path / "classes", probe_result(sha256="d" * 64))
     facts = report_on(tmp_path, one.result())
     assert facts.encoders == ("denoise",)
-    assert len(verdict(facts)) == 3
+    assert [said.partition(":")[0] for said in verdict(facts).answer] == ["Yes", "Yes"]
     page = html(facts)
     assert "animal" in page
     assert one.title in page

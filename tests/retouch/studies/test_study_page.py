@@ -212,10 +212,25 @@ def test_lines_of_a_race_go_through_its_points_and_names_do_not_overlap() -> Non
     assert all(later - earlier >= 12 for earlier, later in pairwise(heights))
 
 
+def test_the_answer_is_two_sentences_and_the_rest_a_list_under_it(study: Path, tmp_path: Path) -> None:
+    [run] = read_facts([study]).studies
+    said = ("No: a.", "Training changed b.", "a beats c.", "b was still improving.")
+    write_json(study / "results.json", run.report.model_copy(update={"verdict": said}).model_dump(mode="json"))
+    facts = read_facts([study])
+    assert verdict(facts) == (said[:2], said[2:])
+    page = html(facts)
+    assert page.count('<p class="verdict">') == 2
+    assert '<ul class="more">' in page
+    other = write_study(tmp_path / "other")
+    both = verdict(read_facts([study, other]))
+    assert [one.partition(": ")[2] for one in both.answer] == ["No: a.", "Yes: colorize beats the untrained network."]
+    assert [one.rpartition("study: ")[2] for one in both.more[:2]] == ["Training changed b.", "a beats c."]
+
+
 def test_probes_and_fine_tuning_next_to_a_study_are_answered_too(study: Path, tmp_path: Path) -> None:
     probed = write_probe(tmp_path / "probed", probe_result({"encoder": 0.8, "random_init": 0.5}, task="plant"))
     facts = read_facts([study, probed])
-    first, second, third, *_ = verdict(facts)
+    first, second, third, *_ = verdict(facts).all
     assert first.startswith("Yes: colorize beats the untrained network.")
     assert second.startswith("colorize is not shown")
     assert third.startswith("Yes: denoise beats the untrained network on plant by 30.0 points [")

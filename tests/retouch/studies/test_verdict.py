@@ -57,7 +57,7 @@ def test_a_gain_that_is_shown_is_a_yes() -> None:
     said = told("restoring", 0.80, rivals)
     assert said.startswith("Yes: colorize beats the untrained network by 20.0 points [")
     assert "colorize beats raw pixels by 30.0 points [" in said
-    assert said.endswith("It is not shown to beat mask (+0.5 points [0.0, 1.2]).")
+    assert said.endswith("colorize is not shown to beat mask (+0.5 points [0.0, 1.2]).")
 
 
 def hits(*shares: float) -> dict[int, torch.Tensor]:
@@ -191,7 +191,7 @@ def test_a_simple_method_that_was_best_on_validation_alone_is_no_clear_answer() 
     assert said.startswith(f"{best} on the test images colorize beats kmeans by 10.0 points [")
     said = told("simple", 0.60, {"restoring": ("colorize", (0.50, 0.598))}, ("animal", "color"))
     assert said.startswith(f"{best} the tasks differ. kmeans beats colorize on animal by 10.0 points [")
-    assert "It is not shown to beat colorize on color (+0.2 points [" in said
+    assert "kmeans is not shown to beat colorize on color (+0.2 points [" in said
 
 
 def test_the_gain_of_the_best_network_is_named_even_if_it_did_not_win() -> None:
