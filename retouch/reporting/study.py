@@ -78,7 +78,8 @@ def _tables(report: StudyReport, name: str) -> list[Block]:
     if report.repeated:
         about.append(f"Left out of pretraining: {counted(report.repeated, 'image')} that repeat test images.")
     found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task) for task in report.classes)]
-    found += [Prose((RULE,), small=True), Prose((f"Protocol: {report.protocol}.",), small=True)]
+    protocol = tuple(f"{part[:1].upper()}{part[1:]}." for part in report.protocol.split("; "))
+    found += [Prose((RULE,), small=True), Prose(("How all were measured:",)), Points(protocol)]
     if report.probe:
         found.append(
             Points(

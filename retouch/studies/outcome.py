@@ -167,10 +167,13 @@ def unchecked(contenders: Sequence[Contender]) -> list[str]:
 
 
 def _protocol(parts: Parts, tested: str) -> str:
+    """Statements, separated by semicolons."""
     images = parts.images
+    above = ", so test accuracy is usually above validation accuracy" if images.fitted > images.judged else ""
     return (
-        f"frozen encoders, all layers; chosen by cross-validated ridge regression on {images.judged:,} labeled "
-        f"training images; tested by ridge regression fitted on {images.fitted:,}; the network from scratch is trained "
-        f"on the same {images.fitted:,}, and its best step is chosen on a held-out tenth; {tested}; "
+        "encoders are frozen, and all their layers are used; the choice is by cross-validated ridge regression on "
+        f"{images.judged:,} labeled training images; the test is by ridge regression fitted on {images.fitted:,}"
+        f"{above}; the network from scratch is trained on the same {images.fitted:,}, and its best step is chosen on a "
+        f"held-out tenth; {tested}; "
         "differences are paired, with Holm's correction for all comparisons of the winner"
     )
