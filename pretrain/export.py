@@ -29,9 +29,10 @@ def export(opened: Opened, run: Run, training: Trained, ruler: Measured | None) 
     config, began, learner = opened.config, opened.began, opened.learner
     folder, artifact = config.out / ENCODER, f"encoder-{run_name(config.out)}"
     source, part = origin(learner.images.source)
+    came = {"source": config.data.source} if part is None else {"source": source, "part": part}
     provenance = config.method.provenance.model_copy(
         update={
-            **({"source": config.data.source} if part is None else {"source": source, "part": part}),
+            **came,
             "levels": learner.images.levels,
             "steps": training.step,
             "batch_size": config.batch_size,

@@ -48,6 +48,9 @@ examples:
   retouch label encoder=runs/mine data=my/pictures -o label.html
   retouch export runs/mine to=exports/mine format=onnx
   retouch pretrain denoise --help
+
+encoders of colorize see pictures in gray: take mask or denoise if yours are
+gray, or if color tells your classes apart
 """
 
 

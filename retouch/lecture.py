@@ -31,6 +31,7 @@ from finetune.table import markdown, two_decimals
 from pretrain.config import PretrainConfig
 from pretrain.run import pretrain
 from retouch.curves import Point, centered_rows, save_curves, sparsity_curves
+from retouch.packages import how_to_install
 
 log = logging.getLogger("retouch")
 
@@ -82,7 +83,7 @@ def lecture(out: str | Path = "runs/lecture") -> list[Row]:
         UserError: matplotlib is missing, or ``out`` holds something other than an earlier lecture.
     """
     if find_spec("matplotlib") is None:
-        raise UserError("the lecture draws its curves with matplotlib: install it with pip install 'retouch[lecture]'")
+        raise UserError(f"the lecture draws its curves with matplotlib; install it: {how_to_install('lecture')}")
     config = LectureConfig(out=Path(out))
     with world() as here, open_run(config, here):
         return _lecture(config.out)

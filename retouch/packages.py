@@ -1,4 +1,4 @@
-"""Refuse a user's package that shadows one of ours, before ours are imported."""
+"""Packages of others: refuse one that shadows ours, before ours are imported; and say how to install optional ones."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def check_packages() -> None:
             raise ImportError(
                 f"retouch needs its own package {name!r}, but {other} is imported in its place; rename it"
             )
+
+
+def how_to_install(name: str) -> str:
+    """How to install an extra of ``pyproject.toml``, for someone who has installed as the README says."""
+    return f"pip install '.[{name}]' in your copy of the repository"
 
 
 def _import_own(name: str, folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from common.data.levels import Levels, levels_of
@@ -202,6 +202,44 @@ def upright(image: Image.Image | Tensor, levels: Levels | None = None) -> Image.
     return to_rgb(image, levels)
 
 
+def turned(values: NDArray[np.bool_] | NDArray[np.uint8], image: Image.Image) -> Image.Image:
+    """What belongs to the pixels of an image, ``[h w]``, upright by the EXIF orientation of that image."""
+    shown = Image.fromarray(values)
+    with contextlib.suppress(Exception):  # a broken orientation is ignored
+        shown.getexif()[ExifTags.Base.Orientation] = image.getexif()[ExifTags.Base.Orientation]
+        shown = ImageOps.exif_transpose(shown)
+    return shown
+
+
+def opacity(image: Image.Image | Tensor) -> Image.Image | None:
+    """How opaque each pixel of an image is, as PIL's L, upright: 0 is transparent, 255 opaque.
+
+    None if it has no transparency. ``upright`` changes an image: ask this first.
+    """
+    if isinstance(image, Tensor):
+        return None
+    load(image)
+    transparent = image.info.get("transparency")
+    if image.mode != "RGBA" and (values := wide_values(image)) is not None:  # one value or color may be transparent
+        if not isinstance(transparent, int | tuple):
+            return None
+        clear = values == transparent
+        return turned(np.where(clear.all(2) if clear.ndim == 3 else clear, 0, 255).astype(np.uint8), image)
+    if not image.has_transparency_data or (image.mode == "RGBA" and not fourth_is_alpha(image)):
+        return None
+    _shorten_transparency(image)
+    shown = image.convert("LA") if image.mode == "La" else image  # the only mode that PIL converts La to
+    shown = shown if "A" in shown.getbands() else shown.convert("RGBA")
+    return turned(np.asarray(shown.getchannel("A")), image)
+
+
+def _shorten_transparency(image: Image.Image) -> None:
+    """A transparent color of 16 bits, of an image decoded elsewhere -> its high bytes."""
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, tuple) and max(transparent) > 255:
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+
+
 def _scale_deep(image: Image.Image, levels: Levels | None) -> None:
     """Scale a color image of 16 bits, of which PIL has kept the high byte, in place."""
     if LOW not in image.info:
@@ -243,8 +281,7 @@ def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
         return Image.fromarray(gray).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")  # the only mode that PIL converts La to
-    if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits, decoded elsewhere: the high bytes
-        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    _shorten_transparency(image)
     if image.mode == "RGBA" and not fourth_is_alpha(image):
         return image.convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or transparent is not None:

@@ -73,7 +73,8 @@ def search(config: SearchConfig) -> SearchResult:
     have in common does not count. A query that is itself among the images does not find itself.
 
     Raises:
-        UserError: the encoder, images or run folder cannot be used; nothing has been written.
+        UserError: the encoder, images or run folder cannot be used, or no query has another image to be compared with;
+            nothing has been written.
     """
     with world() as here, numbered(config, here) as config, early_log() as early:
         if here.size > 1:
@@ -94,6 +95,7 @@ def search(config: SearchConfig) -> SearchResult:
         check_pass_batch(config.batch_size, len(images), size, here)
         images = some_readable(images, data.workers)
         queries = some_readable(load_images(asked, size, cache="none", check=False, levels=images.levels), 0)
+        _check_others(images, queries, config.data.limit)
         warn_of_levels(card.provenance, images.levels, source.spec)
         with open_run(with_group(config, card.provenance.group), here, early) as run:
             run.tracker.use_encoder(config.run, card.sha256, card.provenance.artifact)
@@ -115,6 +117,11 @@ def search(config: SearchConfig) -> SearchResult:
                 *(counted(len(result.found), "query", "queries"), counted(result.images, "image")),
                 *(result.table, result.sheet),
             )
+            if lonely := [one.query for one in result.found if not one.neighbors]:
+                log.warning(
+                    "no other image could be compared with %s: the table has no row of it",
+                    lonely[0] if len(lonely) == 1 else f"{len(lonely):,} queries, such as {lonely[0]}",
+                )
             run.tracker.image("neighbors", result.sheet, 0, "queries and their nearest images")
             return result
 
@@ -135,6 +142,23 @@ def _queries(config: SearchConfig) -> Source:
     if len(source) > MOST_QUERIES:
         raise UserError(f"query: {source.spec} has {len(source):,} images; give at most {MOST_QUERIES:,}")
     return source
+
+
+def _check_others(images: Images, queries: Images, limit: int | None) -> None:
+    """Refuse a search in which no query has another image to be compared with.
+
+    Raises:
+        UserError: there is none.
+    """
+    rows = range(len(images))
+    own = [os.path.realpath(queries.where(row)) for row in range(len(queries))]
+    # one other image is enough, and mostly the first: not all paths are resolved
+    if all(all(os.path.realpath(images.where(row)) == name for row in rows) for name in own):
+        more = "" if limit is None else " or a larger data.limit"
+        raise UserError(
+            f"data: {images.source.spec} has no image besides the query itself, so there is nothing to search among; "
+            f"name more images{more}, or another query"
+        )
 
 
 def _features(

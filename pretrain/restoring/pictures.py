@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from common.data import Source, build_source
-from common.data.decode import upright
+from common.data.decode import opacity, turned, upright
 from common.data.folder import TreeSource
 from common.data.images import kept_rows
 from common.data.levels import Levels
@@ -34,6 +33,7 @@ class Picture(NamedTuple):
     hidden: Tensor | None  # bool [1 H W]; None if nothing is hidden
     clean: Tensor | None  # uint8 [3 H W]
     profile: bytes | None  # the color profile in its file
+    opacity: Tensor | None  # uint8 [1 H W], 255 where it is opaque; None if it has no transparency, else seen on white
 
 
 class Pictures:
@@ -60,7 +60,7 @@ class Pictures:
             Exception: of any kind, if it cannot be read; ValueError if the clean one or the mask has another size.
         """
         opened, levels = self.source.image(row), self.levels or self.source.levels
-        profile = _profile(opened)
+        profile, opaque = _profile(opened), opacity(opened)
         image = upright(opened, levels)
         hidden = None if self.masks is None else holes(self.masks.image(row))
         # the same value has to be the same gray in both
@@ -78,6 +78,7 @@ class Pictures:
             None if hidden is None else torch.from_numpy(self._smaller_holes(hidden))[None],
             None if clean is None else _pixels(self._smaller(clean)),
             profile,
+            None if opaque is None else torch.from_numpy(np.array(self._smaller(opaque)))[None],
         )
 
     def _smaller(self, image: Image.Image) -> Image.Image:
@@ -145,17 +146,29 @@ def holes(mask: Image.Image | Tensor) -> NDArray[np.bool_]:
         in_color = mask.mode not in ("1", "L", "P")
         values = np.asarray(mask.convert("RGB") if in_color else mask)
     hidden = values != 0
-    shown = Image.fromarray(hidden.any(2) if hidden.ndim == 3 else hidden)
-    with contextlib.suppress(Exception):  # a broken orientation is none
-        shown.getexif()[ExifTags.Base.Orientation] = mask.getexif()[ExifTags.Base.Orientation]
-        shown = ImageOps.exif_transpose(shown)
-    found: NDArray[np.bool_] = np.array(shown)
+    found: NDArray[np.bool_] = np.array(turned(hidden.any(2) if hidden.ndim == 3 else hidden, mask))
     return found
 
 
 def _pixels(image: Image.Image) -> Tensor:
     """RGB -> uint8 ``[3 H W]``."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def with_opacity(picture: Tensor, opacity: Tensor) -> Image.Image:
+    """A picture that was seen on white, as RGBA: on white, it looks the same again where its opacity allows it.
+
+    ``255 - seen = a (255 - color) / 255``, so ``255 - color = 255 (255 - seen) / a``; what is invisible is white.
+
+    Args:
+        picture: as it was seen, uint8 ``[3 H W]``.
+        opacity: ``a``, uint8 ``[1 H W]``, which stays as it is.
+    """
+    seen, a = picture.numpy(), opacity.numpy().astype(np.uint16)
+    below = (255 - seen).astype(np.uint16) * 255  # at most 65025, so that uint16 holds it
+    color = 255 - np.minimum((below + a // 2) // np.maximum(a, 1), 255)
+    color[:, a[0] == 0] = 255
+    return Image.fromarray(np.concatenate([color, a]).astype(np.uint8).transpose(1, 2, 0))
 
 
 def number_of(name: str) -> int:

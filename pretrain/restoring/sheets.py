@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from common.data.decode import to_rgb
 from common.pixels import to_pil, to_uint8
 from pretrain.report.panels import FAINT, LINE, PAPER, SMALL, in_rows
 
@@ -60,9 +61,9 @@ def part_of(picture: Tensor, place: Place) -> Tensor:
 
 
 def read_back(path: Path) -> Tensor:
-    """A picture that was written, uint8 ``[3 H W]``."""
+    """A picture that was written, uint8 ``[3 H W]``, on white."""
     with Image.open(path) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(to_rgb(picture))).permute(2, 0, 1)
 
 
 def sheet(shown: Sequence[Shown], title: str, keys: Mapping[str, Image.Image] | None = None) -> Image.Image:

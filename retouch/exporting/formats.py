@@ -25,6 +25,7 @@ from pretrain.method import DECODER
 from retouch.exporting.restorer import Restored
 from retouch.exporting.settings import FormatName
 from retouch.exporting.subject import FEATURES, LOGITS, Classes, Features, Subject, facts
+from retouch.packages import how_to_install
 
 Run = Callable[..., dict[str, Tensor]]  # images [B 3 S S], float RGB in [0, 1], and other inputs -> outputs by name
 FACTS = "retouch.json"  # inside a program of torch.export
@@ -221,7 +222,7 @@ def check_packages(name: FormatName) -> None:
     """Refuse a format whose packages are not installed."""
     missing = [package for package in FORMATS[name].needs if find_spec(package) is None]
     if missing:
-        raise UserError(f"format={name} needs {', '.join(missing)}; install them with pip install 'retouch[export]'")
+        raise UserError(f"format={name} needs {', '.join(missing)}; install them: {how_to_install('export')}")
 
 
 def traced(subject: Subject) -> torch.export.ExportedProgram:

@@ -106,7 +106,9 @@ def test_settings_are_read_without_the_libraries_that_only_some_methods_need() -
 
 def test_no_command_gives_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert capsys.readouterr().out.startswith("usage: retouch ")
+    said = capsys.readouterr().out
+    assert said.startswith("usage: retouch ")
+    assert "encoders of colorize see pictures in gray" in said
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,6 @@ def test_without_matplotlib_the_lecture_says_what_to_install_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(walk, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'retouch\[lecture\]'"):
+    with pytest.raises(UserError, match=r"; install it: pip install '\.\[lecture\]' in your copy"):
         walk.lecture(tmp_path / "lecture")
     assert not (tmp_path / "lecture").exists()

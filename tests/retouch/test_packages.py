@@ -1,12 +1,16 @@
-"""A file of the user's own that hides one of ours is named when Retouch is imported."""
+"""A file of the user's own that hides one of ours is named, and every hint at an optional package is the same."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from retouch.packages import how_to_install
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,3 +101,21 @@ def test_a_folder_of_the_same_name_without_a_package_hides_nothing(tmp_path: Pat
 
 def test_types_are_exported() -> None:
     assert all((ROOT / package / "py.typed").is_file() for package in ("common", "pretrain", "finetune", "retouch"))
+
+
+def test_extras_are_installed_from_the_copy_of_the_repository_as_the_readme_says() -> None:
+    """By its name alone, pip would look for a package of that name in its index."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert how_to_install("export").startswith("pip install '.[export]'")
+    packages = ("common", "pretrain", "finetune", "retouch")
+    code = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.ipynb")]
+    hints = {
+        (str(path.relative_to(ROOT)), *found)
+        for path in (*code, *documents)
+        for found in re.findall(r"pip install ['\"]?([\w.]*)\[([^\]]*)\]", path.read_text(encoding="utf-8"))
+    }
+    assert {package for _, package, _ in hints} == {"."}
+    assert {name for _, _, name in hints} - {"{name}"} <= extras.keys()
+    assert {path for path, _, name in hints if name == "{name}"} == {"retouch/packages.py"}
+    assert not [path for path, *_ in hints if path.endswith(".py") and path != "retouch/packages.py"]

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import functional as F
 
 from common.data import build_source, decode, load_images
-from common.data.decode import image_suffixes, open_image, square, to_rgb
+from common.data.decode import image_suffixes, opacity, open_image, square, to_rgb, upright
 from common.data.levels import Levels
-from tests.common.data.samples import picture
+from tests.common.data.samples import picture, write_png
 
 
 def smooth(width: int, height: int) -> Image.Image:
@@ -208,3 +208,60 @@ def test_pil_tries_frequent_types_before_rare_ones() -> None:
     code = "from common.data.decode import image_suffixes as s; from PIL import Image; s(); print(*Image.ID[:6])"
     order = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"JPEG", "PNG"} <= set(order)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGBa", "LA", "La", "PA"])
+def test_a_channel_of_opacity_is_found_in_every_mode(mode: str) -> None:
+    alpha = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4) * 20)
+    if mode == "PA":
+        image = Image.new("P", (4, 3), 90)
+        image.putalpha(alpha)
+        assert image.mode == mode
+    else:
+        straight = "LA" if mode.startswith("L") else "RGBA"
+        bands = [Image.new("L", (4, 3), 90)] * (len(straight) - 1)
+        image = Image.merge(straight, (*bands, alpha)).convert(mode)
+    found = opacity(image)
+    assert found is not None
+    assert np.array_equal(np.asarray(found), np.asarray(alpha))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
+def test_a_value_that_is_marked_as_transparent_has_no_opacity(mode: str, tmp_path: Path) -> None:
+    values = np.array([[0, 1, 0], [1, 1, 0]], np.uint8)
+    image = {
+        "1": lambda: Image.fromarray(values.astype(bool)),
+        "P": lambda: Image.fromarray(values).convert("P"),
+        "RGB": lambda: Image.fromarray(np.stack([values] * 3, 2)),
+        "I;16": lambda: Image.fromarray(values.astype(np.uint16) * 300),
+    }.get(mode, lambda: Image.fromarray(values))()
+    clear = {"RGB": (1, 1, 1), "I;16": 300, "1": 255}.get(mode, 1)
+    image.save(tmp_path / "a.png", transparency=clear)
+    found = opacity(open_image(tmp_path / "a.png"))
+    assert found is not None
+    assert np.array_equal(np.asarray(found), np.where(values, 0, 255))
+
+
+def test_opacity_is_upright_as_its_image_is_and_one_of_16_bits_is_told_exactly(tmp_path: Path) -> None:
+    alpha = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = Image.fromarray(np.stack([alpha] * 4, 2))
+    exif = image.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    opened = open_image(tmp_path / "turned.png")
+    found = opacity(opened)
+    assert found is not None
+    assert np.array_equal(np.asarray(found), np.rot90(alpha, -1))
+    assert upright(opened).size == found.size  # asked first, it leaves the image as it is
+    deep = np.full((2, 2, 3), 300, np.uint16)
+    deep[0, 0] = 301  # the same high byte
+    write_png(tmp_path / "deep.png", deep, (301, 301, 301))
+    found = opacity(open_image(tmp_path / "deep.png"))
+    assert found is not None
+    assert np.asarray(found).tolist() == [[0, 255], [255, 255]]
+
+
+def test_what_cannot_be_transparent_has_no_opacity() -> None:
+    for image in (Image.new("RGB", (2, 2)), Image.new("L", (2, 2)), Image.new("P", (2, 2)), Image.new("I;16", (2, 2))):
+        assert opacity(image) is None
+    assert opacity(torch.zeros(3, 2, 2, dtype=torch.uint8)) is None

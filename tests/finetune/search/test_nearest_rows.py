@@ -18,7 +18,7 @@ either = pytest.mark.parametrize("way", ["by_faiss", "by_products"])
 def only(patch: pytest.MonkeyPatch, way: str) -> None:
     """Rows are found this way, and the other one is not used."""
     if way == "by_faiss":
-        pytest.importorskip("faiss", reason="pip install 'retouch[search]' installs it")
+        pytest.importorskip("faiss", reason="pip install '.[search]' installs it")
     else:
         patch.setattr(module, "find_spec", lambda name: None)
     [other] = {"by_faiss", "by_products"} - {way}
@@ -53,7 +53,7 @@ def test_a_row_of_zeros_is_similar_to_none(way: str, monkeypatch: pytest.MonkeyP
 
 
 def test_faiss_takes_as_many_threads_as_torch() -> None:
-    faiss = pytest.importorskip("faiss", reason="pip install 'retouch[search]' installs it")
+    faiss = pytest.importorskip("faiss", reason="pip install '.[search]' installs it")
     before = torch.get_num_threads()
     try:
         for threads in (2, 1):

@@ -137,3 +137,38 @@ def test_a_query_that_is_reached_by_another_way_does_not_find_itself(here: Path,
     result = searched(here, tmp_path / "out", query=str(tmp_path / "link" / "03.png"), top=20)
     assert "03.png" not in [Path(near.path).name for near in result.found[0].neighbors]
     assert len(result.found[0].neighbors) == 11
+
+
+def test_where_the_query_is_the_only_image_there_is_nothing_to_search_among(here: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    only = tmp_path / "alone" / "only.png"
+    picture(0).save(only)
+    (tmp_path / "link.png").symlink_to(only)
+    for query in (only, tmp_path / "link.png"):
+        with pytest.raises(UserError) as told:
+            searched(here, tmp_path / "out", data=str(only.parent), query=str(query))
+        assert told.value.problems == (
+            f"data: folder:{only.parent} has no image besides the query itself, so there is nothing to search among; "
+            "name more images, or another query",
+        )
+    one = {"source": str(here / "pictures"), "limit": 1}
+    [kept] = searched(here, tmp_path / "which", data=one).found[0].neighbors
+    with pytest.raises(UserError, match=r"name more images or a larger data\.limit, or another query$"):
+        searched(here, tmp_path / "out", data=one, query=kept.path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_query_without_another_image_that_can_be_read_is_named(
+    here: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "two").mkdir()
+    only = tmp_path / "two" / "only.png"
+    picture(0).save(only)
+    (tmp_path / "two" / "broken.png").write_bytes(b"broken")
+    result = searched(here, tmp_path / "out", data=str(tmp_path / "two"), query=str(only))
+    assert [one.neighbors for one in result.found] == [()]
+    assert result.table.read_text() == "query,rank,path,similarity\n"
+    assert f"no other image could be compared with {only}: the table has no row of it" in caplog.messages
+    caplog.clear()
+    searched(here, tmp_path / "more", data=str(only.parent), query=str(here / "queries"))
+    assert not [one for one in caplog.messages if "no other image" in one]

@@ -13,7 +13,7 @@ from common.data.decode import open_image
 from common.data.levels import Levels
 from common.errors import UserError
 from pretrain.restoring.config import PicturesToRestore
-from pretrain.restoring.pictures import holes, open_pictures
+from pretrain.restoring.pictures import holes, open_pictures, with_opacity
 from tests.common.data.samples import write_png
 from tests.pretrain.restoring.toys import SIZES, pixels, save
 
@@ -147,3 +147,19 @@ def test_holes_are_turned_as_their_picture_is_and_transparent_ones_are_refused(t
     clear.save(tmp_path / "clear.png")
     with pytest.raises(ValueError, match="transparency, which may stand for either: save it without, black where"):
         holes(open_image(tmp_path / "clear.png"))
+
+
+def test_on_white_a_picture_with_opacity_looks_as_it_was_seen() -> None:
+    a, color = np.meshgrid(np.arange(256), np.arange(0, 256, 5))  # every opacity
+    seen = np.rint(255 - (255 - color) * a / 255).astype(np.uint8)
+    picture = with_opacity(torch.from_numpy(np.stack([seen] * 3)), torch.from_numpy(a.astype(np.uint8))[None])
+    assert picture.mode == "RGBA"
+    assert np.array_equal(np.asarray(picture.getchannel("A")), a)
+    on_white = 255 - (255 - np.asarray(picture).astype(float)[..., 0]) * a / 255
+    assert np.abs(on_white - seen).max() <= 0.5
+    whole = np.asarray(picture)[:, 255]
+    assert np.array_equal(whole[:, :3], np.stack([seen[:, 255]] * 3, 1))  # opaque pixels stay exactly as they are
+    assert (np.asarray(picture)[:, 0, :3] == 255).all()
+    # what would have to be darker than black is black
+    black = with_opacity(torch.zeros(3, 1, 1, dtype=torch.uint8), torch.full((1, 1, 1), 128, dtype=torch.uint8))
+    assert black.getpixel((0, 0)) == (0, 0, 0, 128)

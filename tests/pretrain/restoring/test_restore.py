@@ -15,9 +15,11 @@ from kornia.color import rgb_to_lab
 from PIL import Image
 
 import retouch
+from common.data.decode import to_rgb
 from common.data.levels import Levels
 from common.encoders.provenance import Provenance
 from common.errors import UserError
+from common.pixels import to_uint8
 from pretrain.gradient.objective import Objective
 from pretrain.restoring import restore as stage
 from pretrain.restoring.pictures import Pictures, open_pictures
@@ -275,3 +277,29 @@ def test_pictures_that_cannot_be_read_are_named_and_many_are_counted(
     restore(run_of("denoise"), pictures, tmp_path / "again")
     assert sum("left out: " in line for line in caplog.messages) == 2
     assert "3 pictures cannot be read and are left out; results.json lists them" in caplog.messages
+
+
+def test_transparency_is_kept_and_seen_on_white(run_of: RunOf, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (20, 28, 4), np.uint8)
+    values[:, :14, 3] = 255
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(values).save(tmp_path / "pictures" / "a.png")
+    Image.fromarray(values[..., :3]).save(tmp_path / "pictures" / "opaque.png")
+    found = restore(run_of("denoise"), tmp_path / "pictures", tmp_path / "out")
+    with Image.open(found.folder / "opaque.png") as opaque:
+        assert opaque.mode == "RGB"
+    with Image.open(found.folder / "a.png") as picture:
+        restored = np.asarray(picture).astype(float)
+    assert np.array_equal(restored[..., 3], values[..., 3])
+    with Image.open(tmp_path / "pictures" / "a.png") as given:
+        on_white = torch.from_numpy(np.array(to_rgb(given))).permute(2, 0, 1)
+    wanted = to_uint8(retouch.open_restorer(run_of("denoise"))(on_white[None].float() / 255)[0]).permute(1, 2, 0)
+    assert np.abs(restored[:, :14, :3] - wanted[:, :14].numpy()).max() <= 1
+    share = restored[..., 3:] / 255
+    shown = 255 - share * (255 - restored[..., :3])
+    possible = np.maximum(wanted.numpy(), 255 - 255 * share)  # black at this opacity
+    assert np.abs(shown - possible).max() <= 1.5
+
+    smaller = restore(run_of("denoise"), tmp_path / "pictures" / "a.png", tmp_path / "smaller", "scale=0.5")
+    with Image.open(smaller.folder / "a.png") as picture:
+        assert (picture.mode, picture.size) == ("RGBA", (14, 10))

@@ -59,7 +59,7 @@ def test_given_holes_have_the_color_of_training(restorer: PictureRestorer, monke
     hidden[..., 4:8, 4:8] = 1
     mean = (image * (1 - hidden)).sum((2, 3), keepdim=True) / (1 - hidden).sum()
     assert torch.allclose(restorer(image, hidden), torch.where(hidden > 0, mean, image), atol=1e-6)
-    picture = Picture((image[0] * 255).byte(), hidden[0] > 0, None, None)
+    picture = Picture((image[0] * 255).byte(), hidden[0] > 0, None, None, None)
     config = RestoreConfig.model_validate({"out": "out", "run": "run", "data": {"source": "pictures"}})
     shown = damaged_picture(restorer, picture, config, "a.png").images
     assert torch.allclose(shown[..., 4:8, 4:8].float(), 255 * mean, atol=1.5)

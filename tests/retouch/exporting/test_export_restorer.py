@@ -125,7 +125,7 @@ def test_a_program_of_torch_restores_as_the_run_does(kind: str, program_of: Call
 @pytest.mark.parametrize("run", ["colorize", "mask"], indirect=True)
 @torch.no_grad()
 def test_an_onnx_file_restores_as_the_run_does(run: Path, tmp_path: Path) -> None:
-    ort = pytest.importorskip("onnxruntime", reason="pip install 'retouch[export]' installs it")
+    ort = pytest.importorskip("onnxruntime", reason="pip install '.[export]' installs it")
     retouch.export(run, *settings(tmp_path / "out", "onnx"))
     session = ort.InferenceSession(str(tmp_path / "out" / "model.onnx"))
     expected = restored(run)

@@ -24,7 +24,7 @@ from tests.common.encoders.toys import build
 from tests.retouch.exporting.networks import KINDS, NAMES, SHORT, settings
 
 ROOT = Path(__file__).resolve().parents[3]
-ORT = pytest.importorskip("onnxruntime", reason="pip install 'retouch[export]' installs it")
+ORT = pytest.importorskip("onnxruntime", reason="pip install '.[export]' installs it")
 
 
 @pytest.mark.parametrize("name", ["code", "convnext", "vit", "mlp", "pca", "tca", "patches", "triangle", "top_k"])

@@ -21,7 +21,7 @@ from finetune.classifier import ClassifierCard, Kept, open_classifier, write_cla
 from finetune.pooling import POOLINGS, Part, pool
 from tests.retouch.exporting.networks import KINDS, NAMES, Kind, settings
 
-pytest.importorskip("onnxruntime", reason="pip install 'retouch[export]' installs it")
+pytest.importorskip("onnxruntime", reason="pip install '.[export]' installs it")
 
 
 def real(folder: Path, count: int) -> Tensor:

@@ -17,7 +17,7 @@ from retouch.exporting.settings import ExportConfig
 from retouch.exporting.subject import open_subject
 from tests.retouch.exporting.networks import KINDS, Kind, settings
 
-pytest.importorskip("onnxruntime", reason="pip install 'retouch[export]' installs it")
+pytest.importorskip("onnxruntime", reason="pip install '.[export]' installs it")
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -83,8 +83,8 @@ def test_packages_that_are_missing_are_named(encoder: Path, tmp_path: Path, monk
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name.startswith("onnx") else object())
     with pytest.raises(UserError) as raised:
         retouch.export(encoder, *settings(tmp_path / "out", "onnx"))
-    said = "format=onnx needs onnx, onnxscript, onnxruntime; install them with pip install 'retouch[export]'"
-    assert str(raised.value) == said
+    said = "format=onnx needs onnx, onnxscript, onnxruntime; install them: pip install '.[export]' in your copy of the "
+    assert str(raised.value) == f"{said}repository"
 
 
 def test_nothing_is_overwritten(encoder: Path, tmp_path: Path) -> None:
