@@ -129,12 +129,9 @@ def _classifier(config: PredictConfig) -> Applied:
 
 
 def _check_settings(config: PredictConfig, classifier: Applied) -> None:
-    answers, count = classifier.answers, len(classifier.class_names)
-    problems = []
+    answers, problems = classifier.answers, []
     if config.top is not None and answers == "mask":
         problems.append("top applies to classifiers of classes or labels, but this one predicts masks: remove top")
-    elif config.top is not None and config.top > count:
-        problems.append(f"top: the classifier has {count} {NAMES[answers]}; give {count} or fewer")
     if config.threshold is not None and answers != "labels":
         given = "masks" if answers == "mask" else "one class"
         problems.append(
@@ -157,13 +154,22 @@ def _work(config: PredictConfig, classifier: Applied, images: Images) -> Work:
     names, temperature = classifier.class_names, classifier.temperature
     match classifier.answers:
         case "class":
-            return Work(classifier, images, ClassColumns(names, temperature, config.top), None)
+            return Work(classifier, images, ClassColumns(names, temperature, _top(config, classifier)), None)
         case "labels":
-            columns = LabelColumns(names, temperature, config.top, config.threshold or THRESHOLD)
+            columns = LabelColumns(names, temperature, _top(config, classifier), config.threshold or THRESHOLD)
             return Work(classifier, images, columns, None)
         case "mask":
             masks = MaskFiles.of(config.out, images, classifier.class_numbers)
             return Work(classifier, images, MaskColumns(names, temperature, masks.files), masks)
+
+
+def _top(config: PredictConfig, classifier: Applied) -> int | None:
+    """How many of the most likely classes or labels are written: no more than there are."""
+    count = len(classifier.class_names)
+    if config.top is None or config.top <= count:
+        return config.top
+    log.info("top=%d: the classifier has %d %s; all are written", config.top, count, NAMES[classifier.answers])
+    return count
 
 
 def _check_size(classifier: Applied, size: int) -> None:

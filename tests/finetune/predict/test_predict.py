@@ -162,6 +162,17 @@ def test_top_gives_the_best_classes_and_probabilities_in_place_of_all(runs: Path
         assert (row["class"], row["confidence"]) == (row["class_1"], row["p_1"])
 
 
+def test_more_than_there_are_is_all_of_them_and_it_is_said(
+    runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    every = predict(config_of(tmp_path / "every", runs / "probed", task="color", top=8))
+    assert not [one for one in caplog.messages if one.startswith("top=")]
+    found = predict(config_of(tmp_path / "more", runs / "probed", task="color", top=9))
+    assert found.path.read_bytes() == every.path.read_bytes()
+    said = [one for one in caplog.messages if one.startswith("top=")]
+    assert said == ["top=9: the classifier has 8 classes; all are written"]
+
+
 def test_awkward_class_names_and_paths_come_back_from_csv(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,8 +406,8 @@ def test_a_non_empty_folder_is_not_written_to(runs: Path, tmp_path: Path) -> Non
     ("changes", "messages"),
     [
         (
-            {"top": 9, "data": {"source": "nowhere"}},
-            ["top: the classifier has 8 classes; give 8 or fewer", "'nowhere': no such file or folder: "],
+            {"threshold": 0.5, "data": {"source": "nowhere"}},
+            ["threshold applies to classifiers of several labels", "'nowhere': no such file or folder: "],
         ),
         ({"task": "size"}, ["task: "]),
         ({"encoder": "elsewhere"}, ["encoder: a fine-tuned network has its encoder in its own folder"]),

@@ -128,12 +128,18 @@ def test_unreadable_images_have_no_labels(here: Path, tmp_path: Path) -> None:
     assert [one is None for one in labels] == [False, True, False]
 
 
-def test_settings_of_labels_are_refused_of_classes_and_too_many_of_both(here: Path, runs: Path, tmp_path: Path) -> None:
+def test_settings_of_labels_are_refused_of_classes(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"threshold applies to .*, but this one predicts one class: remove"):
         predict(config_of(tmp_path / "out", runs / "tuned", threshold=0.5))
-    with pytest.raises(UserError, match="top: the classifier has 2 labels; give 2 or fewer"):
-        predicted(here, tmp_path / "out", top=3)
     assert not (tmp_path / "out").exists()
+
+
+def test_more_labels_than_there_are_is_all_of_them(
+    here: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = rows_of(predicted(here, tmp_path / "out", top=3))
+    assert list(rows[0]) == ["path", "labels", "label_1", "p_1", "label_2", "p_2"]
+    assert "top=3: the classifier has 2 labels; all are written" in caplog.messages
 
 
 @torch.no_grad()
