@@ -370,6 +370,11 @@ def _with_run(titles: Mapping[str, str], found: Sequence[tuple[Origin, Probed]],
     """The encoder's name for each result; with the name of the run if it was probed several times on the task."""
     keys = [(result.encoder.sha256, task) for (_, result), task in zip(found, tasks, strict=True)]
     times = Counter(keys)
+    def about(self, task: str) -> str:
+        """What a sentence about a task begins with: ``animal: ``, or nothing if there is only one task."""
+        named = {one.task for one in (*self.probed, *self.winners)} | {run.result.task for run in self.finetuning}
+        return f"{task}: " if len(named) > 1 else ""
+
     return [
         f"{titles[key[0]]}, {origin.name}" if times[key] > 1 else titles[key[0]]
         for key, (origin, _) in zip(keys, found, strict=True)

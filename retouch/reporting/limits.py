@@ -11,6 +11,8 @@ from finetune.records import NONE_LEFT, DataFacts
 from finetune.results import Score
 from retouch.reporting.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
 from retouch.reporting.facts import Facts
+from retouch.reporting.falls import falls
+from retouch.reporting.names import in_text
 from retouch.reporting.sentences import (
     NAMED,
     chance,
@@ -38,6 +40,7 @@ def limits(facts: Facts) -> list[str]:
             *_imbalance(facts),
             *_no_better_than_guessing(facts),
             *_chosen_on_few(facts),
+            *(one.sentence for one in falls(facts) if one.large),
             *_ends_of_neighbors(facts),
             *several_limits(facts),
             *_one_seed(facts),

@@ -15,7 +15,8 @@ from retouch.reporting.charts import OF_LABELS, labels_chart, reliability_chart
 from retouch.reporting.choices import chosen
 from retouch.reporting.confidence import LABELS_RELIABILITY, label_bins, label_sureness
 from retouch.reporting.errors_part import errors
-from retouch.reporting.facts import Facts, Group, Origin
+from retouch.reporting.facts import Facts, Group, Origin, Pretraining
+from retouch.reporting.falls import falls
 from retouch.reporting.labeling import labeling_blocks
 from retouch.reporting.layers import depth_sentences, layer_map, on_few
 from retouch.reporting.limits import limits
@@ -236,7 +237,8 @@ def _damage(facts: Facts) -> tuple[Block, ...]:
             f"The classifier of a study's winner, as in the race's table, on {images} of its test images when they are "
             "damaged, without refitting; undamaged are the same images. No choice was based on them."
         )
-    return (Prose(tuple(about)), table)
+    lost = tuple(one.sentence for one in falls(facts))
+    return (*((Points(lost),) if lost else ()), Prose(tuple(about)), table)
 
 
 def _code(facts: Facts) -> Part:
