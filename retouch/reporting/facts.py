@@ -106,6 +106,11 @@ class Pretraining:
     atoms: tuple[Path, ...]  # pictures of a dictionary
 
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether the mirror image of each atom is an atom too, which is not drawn."""
+        return self.card is not None and bool(self.card.model_args.get("mirror"))
+
 @dataclass(frozen=True)
 class Probing:
     """``retouch probe``."""

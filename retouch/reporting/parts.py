@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.files import as_utf8
 from common.words import counted
 from finetune.calibration import UNFITTED
 from finetune.table import worth_lines
+from pretrain.report.atoms import tiles_alone
+from pretrain.report.dictionary import EXCITED
 from pretrain.sample import SAMPLE_IMAGES
-from retouch.reporting.blocks import Block, Commands, Figure, Figures, Frame, Panel, Part, Points, Prose, Table
+from retouch.reporting.blocks import Block, Commands, Figure, Figures, Frame, Panel, Panels, Part, Points, Prose, Table
 from retouch.reporting.charts import OF_LABELS, labels_chart, reliability_chart
 from retouch.reporting.choices import chosen
 from retouch.reporting.confidence import LABELS_RELIABILITY, label_bins, label_sureness
@@ -57,6 +60,11 @@ ERROR = (
 )
 
 LABEL = (
+ATOMS = (
+    "Each square is one atom, a pattern of which images are composed. Zero is gray, and the contrast of each is as "
+    "high as possible: its shape counts, not its strength."
+)
+ONCE = "Of an atom and its left-right mirror image, which is an atom too, only one is drawn: half of them all."
     "Name two classes and click images, in the grid or on the map: a classifier learns from each click, guesses the "
     "rest, and shows the most uncertain ones. Save gives labels.csv, which probe, finetune and study read."
 )
@@ -204,14 +212,30 @@ def _layers(facts: Facts) -> tuple[Block, ...]:
 
 def _atoms(facts: Facts) -> tuple[Block, ...]:
     found: list[Block] = []
+    """The pictures of each run, folded: they are tall."""
     for run in facts.pretraining:
-        for path in run.atoms:
-            drawn = read_picture(path)
-            if drawn is not None:
-                what = {"atoms": "most used first", "exciting": "with the patches that excite them most"}
-                caption = f"{run.origin.name}: atoms, {what[path.stem]}"
-                found.append(Panel(picture(drawn, caption), caption))
-    return tuple(found)
+        panels = [panel for path in run.atoms if (panel := _of_atoms(run, path)) is not None]
+        if panels:
+            many = "atoms" if run.results.atoms is None else counted(run.results.atoms, "atom")
+            found.append(Panels(tuple(panels), folded=f"{run.origin.name}: {many}"))
+    mirrored = (ONCE,) if any(run.mirrored for run in facts.pretraining if run.atoms) else ()
+    return (Prose((ATOMS, *mirrored)), *found) if found else ()
+
+
+def _of_atoms(run: Pretraining, path: Path) -> Panel | None:
+    """One picture of a run's atoms; None if it cannot be read."""
+    drawn = read_picture(path)
+    if drawn is None:
+        return None
+    atoms, exciting = run.results.atoms, path.stem == "exciting"
+    distinct_ones = 0 if atoms is None else atoms // 2 if run.mirrored else atoms
+    shown = min(distinct_ones, EXCITED) if exciting else distinct_ones
+    alone = tiles_alone(drawn, shown, exciting=exciting) if shown else None
+    which = f"the {shown:,} most used" if exciting else f"{shown:,} of {atoms:,}" if run.mirrored else f"all {shown:,}"
+    struck = ", the unused ones last and struck through" if run.results.unused_atoms else ""
+    each = "each with the patches that excite it most" if exciting else f"most used first{struck}"
+    caption = f"{run.origin.name}: {which if shown else 'atoms'}, {each}"
+    return Panel(picture(drawn if alone is None else alone, caption), caption)
 
 
 # ---- data, damage, code
