@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from common.encoders.card import EncoderCard
+from common.runs.made import Made
 from finetune.data import LabeledData
 from finetune.embedding import Embedding
 from finetune.lines import task_names
@@ -252,6 +253,15 @@ class Facts:
         """The origin of every run, in the order of the pipeline."""
         kinds = (self.studies, self.pretraining, self.probes, self.finetuning)
         return tuple(run.origin for runs in kinds for run in runs)
+
+    @property
+    def made(self) -> tuple[Made, ...]:
+        """What the runs were made with, as far as it is known."""
+        found = [run.report.made for run in self.studies]
+        found += [run.results.made for run in self.pretraining]
+        found += [run.report.made for run in self.probes]
+        found += [run.result.made for run in self.finetuning]
+        return tuple(one for one in found if one is not None)
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:

@@ -30,6 +30,7 @@ from retouch.reporting.run_tables import (
     code_table,
     cost_table,
     labeled_tables,
+    machine_text,
     origin_table,
     repeats_table,
     storage_table,
@@ -101,7 +102,7 @@ def page_parts(facts: Facts, label: Frame | None = None) -> list[Part]:
         Part("data", "Data", (*_data(facts), *(() if label is not None else labeling_blocks(facts)))),
         Part("damage", "Robustness to damage", _damage(facts)),
         _code(facts),
-        Part("cost", "Cost", _only(cost_table(facts))),
+        Part("cost", "Cost", (cost_table(facts), *_machines(facts))),
         Part("repeat", "How to repeat", _repeat(facts)),
         Part("limits", "Limits", _limits(facts)),
     ]
@@ -275,6 +276,12 @@ def _code(facts: Facts) -> Part:
         found += [storage, Prose((*STORAGE, *((ERROR,) if restored else ())), small=True)]
     title = "The size of the code" if table is None else "Compact, invariant, abstract"
     return Part("code", title, tuple(found) if len(found) > 1 else ())
+
+
+def _machines(facts: Facts) -> tuple[Block, ...]:
+    """What the runs computed with, as far as they say."""
+    found = distinct(map(machine_text, facts.made))
+    return (Prose((f"Machine: {'; '.join(found)}.",), small=True),) if found else ()
 
 
 # ---- how to repeat
