@@ -15,10 +15,12 @@ from retouch.reporting.blocks import Block, Confusion, Figure, Figures, Prose, T
 from retouch.reporting.charts import reliability_chart
 from retouch.reporting.confidence import RELIABILITY, sureness
 from retouch.reporting.facts import Facts, Origin
-from retouch.reporting.maps import MOST_CLASSES, confusion_chart
+from retouch.reporting.maps import LEAST, MOST_CLASSES, NUMBERED, confusion_chart
 from retouch.reporting.pictures import Confused, ImageSet, ImageSets, confused_rows, most_confused
 from retouch.reporting.sentences import number
 
+
+SHADED = "darker cells are larger shares of the row"
 
 class _Answers(NamedTuple):
     """The answers of one classifier to a task, and what is needed to show its errors."""
@@ -59,8 +61,8 @@ def errors(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
     one_of_several = len(facts.entries) > len(facts.tasks)
     which = ("Shown for each task: the encoder with the best validation accuracy.",) if one_of_several else ()
     about = (
-        "In each matrix, rows are true classes, columns are answers, and numbers are percent of the row. The pairs of "
-        "classes that were confused most often are listed with it."
+        f"In each matrix, rows are true classes, columns are answers, and {_read(best)}. The pairs of classes that "
+        "were confused most often are listed with it."
     )
     sure = [one for one in best if one.confidence is not None]
     order = ("The images of each pair are its most confident errors, the most confident first.",)
@@ -68,6 +70,12 @@ def errors(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
 
 
 def _best(facts: Facts) -> list[_Answers]:
+def _read(best: Sequence[_Answers]) -> str:
+    """How the cells of the matrices are to be read."""
+    numbered = any(len(one.classes) <= NUMBERED for one in best)
+    return f"numbers are percent of the row; cells below {LEAST:.0%} have none" if numbered else SHADED
+
+
     found = []
     for task in facts.tasks:
         entry = max(facts.of_task(task), key=lambda one: one.result.linear.choice.val_accuracy)

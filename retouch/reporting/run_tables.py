@@ -14,7 +14,7 @@ from finetune.results import FinetuneResult, Outcome, ProbeResult
 from finetune.structured_results import Several
 from finetune.table import two_decimals
 from retouch.reporting.blocks import Cell, Column, Table
-from retouch.reporting.facts import Facts, Origin, Winner
+from retouch.reporting.facts import Facts, Origin, Studied, Winner
 from retouch.reporting.sentences import distinct, listed, number
 from retouch.reporting.tables import EMPTY, condensed, parted, upright
 from retouch.studies.results import CONTESTANTS
@@ -193,7 +193,7 @@ def _seen(data: DataFacts) -> Cell:
 
 
 def unlabeled_tables(facts: Facts) -> list[Table]:
-    """The images that encoders were trained on, and how often each was seen; what all runs share has its own table."""
+    """The images that encoders were trained on, and the passes over them; what all runs share has its own table."""
     if not facts.pretraining:
         return []
     rows = []
@@ -216,7 +216,7 @@ def unlabeled_tables(facts: Facts) -> list[Table]:
         Column("data", numeric=False),
         Column("image size", "px", fact="image size, px"),
         Column("images"),
-        Column("each seen", "times", fact="how often each image was seen"),
+        Column("passes", "over the images", fact="passes over the images"),
         Column("unreadable", "left out", fact="unreadable images, left out"),
         ORIGINAL_SIZE,
     )
