@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from common.words import headed
 from finetune.metrics import Bin, reliability
 from finetune.predictions import Predictions
 from finetune.records import Calibration, DataFacts
@@ -19,8 +20,8 @@ from retouch.reporting.maps import LEAST, MOST_CLASSES, NUMBERED, confusion_char
 from retouch.reporting.pictures import Confused, ImageSet, ImageSets, confused_rows, most_confused
 from retouch.reporting.sentences import number
 
-
 SHADED = "darker cells are larger shares of the row"
+
 
 class _Answers(NamedTuple):
     """The answers of one classifier to a task, and what is needed to show its errors."""
@@ -69,27 +70,27 @@ def errors(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
     return (Prose((*which, about, *(order if sure else ()))), *found, *_reliability(sure))
 
 
-def _best(facts: Facts) -> list[_Answers]:
 def _read(best: Sequence[_Answers]) -> str:
     """How the cells of the matrices are to be read."""
     numbered = any(len(one.classes) <= NUMBERED for one in best)
     return f"numbers are percent of the row; cells below {LEAST:.0%} have none" if numbered else SHADED
 
 
+def _best(facts: Facts) -> list[_Answers]:
     found = []
     for task in facts.tasks:
         entry = max(facts.of_task(task), key=lambda one: one.result.linear.choice.val_accuracy)
         result = entry.result
-        title = f"{task}: linear probe of {entry.encoder}"
+        title = headed(facts.about(task), f"linear probe of {entry.encoder}")
         answers = (result.linear.test, result.classes, result.data, entry.origin, entry.predictions)
         found.append(_Answers(title, *answers, "encoder.linear", result.calibration))
     for run in facts.finetuning:
-        title = f"{run.result.task}: {run.origin.name}"
+        title = f"{facts.about(run.result.task)}{run.origin.name}"
         predictions = run.predictions[0] if run.predictions else None
         answers = (run.result.tuned.test, run.result.classes, run.result.data, run.origin, predictions)
         found.append(_Answers(title, *answers, "tuned", run.result.calibration))
     for one in facts.winners:
-        title = f"{one.task}: {one.name}, the winner of {one.origin.name}"
+        title = f"{facts.about(one.task)}{one.name}, the winner of {one.origin.name}"
         found.append(_Answers(title, one.score, one.classes, one.data, one.origin, one.predictions, one.name))
     return found
 

@@ -106,11 +106,11 @@ class Pretraining:
     panel: Path | None  # the last picture of original, damaged and restored images
     atoms: tuple[Path, ...]  # pictures of a dictionary
 
-
     @property
     def mirrored(self) -> bool:
         """Whether the mirror image of each atom is an atom too, which is not drawn."""
         return self.card is not None and bool(self.card.model_args.get("mirror"))
+
 
 @dataclass(frozen=True)
 class Probing:
@@ -319,10 +319,23 @@ class Facts:
     @property
     def sources(self) -> tuple[str, ...]:
         """The images of all runs, as named in their settings."""
+        return (*self.unlabeled_sources, *(text for data in self._labeled for text in (data.train, data.test)))
+
+    @property
+    def unlabeled_sources(self) -> tuple[str, ...]:
+        """The images of pretraining."""
+        return tuple(run.origin.settings.data.source or "" for run in self.pretraining)
+
+    @property
+    def labeled_sources(self) -> tuple[str, ...]:
+        """The labeled images that classifiers learned from."""
+        return tuple(data.train for data in self._labeled)
+
+    @property
+    def _labeled(self) -> list[DataFacts]:
         studied = [data for run in self.studies for data in run.report.data.values()]
         one, several = (result.data for result in self._results), (result.data for result in self._several_results)
-        unlabeled = [run.origin.settings.data.source or "" for run in self.pretraining]
-        return (*unlabeled, *(text for data in (*studied, *one, *several) for text in (data.train, data.test)))
+        return [*studied, *one, *several]
 
     @property
     def _results(self) -> list[ProbeResult | FinetuneResult]:
@@ -357,6 +370,11 @@ class Facts:
     def tasks(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(entry.task for entry in self.entries))
 
+    def about(self, task: str) -> str:
+        """What a sentence about a task begins with: ``animal: ``, or nothing if there is only one task."""
+        named = {one.task for one in (*self.probed, *self.winners)} | {run.result.task for run in self.finetuning}
+        return f"{task}: " if len(named) > 1 else ""
+
     def group_of(self, origin: Origin) -> Group | None:
         """The group that a run belongs to."""
         return next((group for group in self.groups if group.folder == origin.folder.parent), None)
@@ -385,11 +403,6 @@ def _with_run(titles: Mapping[str, str], found: Sequence[tuple[Origin, Probed]],
     """The encoder's name for each result; with the name of the run if it was probed several times on the task."""
     keys = [(result.encoder.sha256, task) for (_, result), task in zip(found, tasks, strict=True)]
     times = Counter(keys)
-    def about(self, task: str) -> str:
-        """What a sentence about a task begins with: ``animal: ``, or nothing if there is only one task."""
-        named = {one.task for one in (*self.probed, *self.winners)} | {run.result.task for run in self.finetuning}
-        return f"{task}: " if len(named) > 1 else ""
-
     return [
         f"{titles[key[0]]}, {origin.name}" if times[key] > 1 else titles[key[0]]
         for key, (origin, _) in zip(keys, found, strict=True)

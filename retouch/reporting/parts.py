@@ -60,12 +60,12 @@ ERROR = (
     "better than the mean image. It is empty if the code alone does not give an image."
 )
 
-LABEL = (
 ATOMS = (
     "Each square is one atom, a pattern of which images are composed. Zero is gray, and the contrast of each is as "
     "high as possible: its shape counts, not its strength."
 )
 ONCE = "Of an atom and its left-right mirror image, which is an atom too, only one is drawn: half of them all."
+LABEL = (
     "Name two classes and click images, in the grid or on the map: a classifier learns from each click, guesses the "
     "rest, and shows the most uncertain ones. Save gives labels.csv, which probe, finetune and study read."
 )
@@ -212,8 +212,8 @@ def _layers(facts: Facts) -> tuple[Block, ...]:
 
 
 def _atoms(facts: Facts) -> tuple[Block, ...]:
-    found: list[Block] = []
     """The pictures of each run, folded: they are tall."""
+    found: list[Block] = []
     for run in facts.pretraining:
         panels = [panel for path in run.atoms if (panel := _of_atoms(run, path)) is not None]
         if panels:
