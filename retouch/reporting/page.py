@@ -63,7 +63,7 @@ def report(folders: Sequence[str | Path], out: str | Path, label: Sequence[str] 
         write_text(out, html(facts, frame))
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
-    return Report(out, question(facts), tuple(verdict(facts)))
+    return Report(out, question_on(facts), tuple(verdict(facts)))
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path, label: Sequence[str] | None = None) -> Path:
@@ -91,8 +91,8 @@ def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Seque
 
 
 def breakable(text: str) -> Markup:
-    """A text whose paths and names are broken, if they must be, after a slash or an underscore."""
-    return Markup(str(escape(text)).replace("/", "/<wbr>").replace("_", "_<wbr>"))  # no entity holds either
+    """A text whose paths and names are broken, if they must be, after a slash or before an underscore."""
+    return Markup(str(escape(text)).replace("/", "/<wbr>").replace("_", "<wbr>_"))  # no entity holds either
 
 
 def question_on(facts: Facts) -> str:
