@@ -380,7 +380,8 @@ def _without(kept: Tensor, found: Mapping[int, str]) -> Tensor:
 
 def _report(source: Source, found: Mapping[int, str], count: int) -> None:
     if found and place()[0] == 0:  # every process would say the same
-        log.warning("%d of %d images cannot be read and are left out: %s", len(found), count, _shown(source, found))
+        numbers = (f"{len(found):,}", f"{count:,}")
+        log.warning("%s of %s images cannot be read and are left out: %s", *numbers, _shown(source, found))
 
 
 def _none_readable(source: Source, found: Mapping[int, str]) -> str:

@@ -84,6 +84,38 @@ def exciting_picture(atoms: Tensor, patches: Tensor, title: str = "") -> Image.I
     return picture
 
 
+def tiles_alone(picture: Image.Image, count: int, *, exciting: bool = False) -> Image.Image | None:
+    """The atoms of a picture on a clear ground, for a page of any color: without the title, and without the paper.
+
+    Args:
+        picture: what ``atoms_picture`` has drawn, or ``exciting_picture``.
+        count: the number of atoms in it.
+        exciting: whether it is the latter.
+
+    Returns:
+        RGBA; None if the picture is laid out in another way.
+    """
+    across, height = picture.width - 2 * EDGE, picture.height - 2 * EDGE - HEAD
+    columns = 1 if exciting else math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    tile, below = divmod(height + GAP, rows)
+    tile -= GAP
+    if below or tile < 1:
+        return None
+    lefts = [column * (tile + GAP) for column in range(columns)]
+    if exciting:  # as many patches as there is room for
+        lefts += range(tile + ASIDE, across - tile + 1, tile + GAP)
+    if lefts[-1] + tile > across:
+        return None
+    alone = Image.new("RGBA", (lefts[-1] + tile, height))
+    for place in range(rows * len(lefts) if exciting else count):
+        row, column = divmod(place, len(lefts))
+        left, top = lefts[column], row * (tile + GAP)
+        box = (EDGE + left, EDGE + HEAD + top, EDGE + left + tile, EDGE + HEAD + top + tile)
+        alone.paste(picture.crop(box).convert("RGBA"), (left, top))
+    return alone
+
+
 def around_gray(atom: Tensor) -> Tensor:
     """Any real values, any shape -> [0, 1]: zero is mid-gray, the largest magnitude black or white."""
     atom = atom.detach().float().cpu()

@@ -62,7 +62,7 @@ def _labels(config: PretrainConfig, provenance: Provenance) -> str:
 
 def _training(config: PretrainConfig, method: str, training: Trained, images: int, provenance: Provenance) -> list[str]:
     seen = training.step * config.batch_size
-    steps = f"{training.step:,} steps of {config.batch_size:,} images: each was seen {seen / images:.1f} times."
+    steps = f"{training.step:,} steps of {config.batch_size:,} images: {seen / images:.1f} passes over the images."
     return [
         f"Method: {method}, seed {config.seed}; all settings are in config.yaml of the run.",
         *([f"All trainings of the network, in order: {provenance.story}."] if provenance.before else []),

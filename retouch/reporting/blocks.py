@@ -163,6 +163,14 @@ class Panel(Block):
 
 
 @dataclass(frozen=True)
+class Panels(Block):
+    """Pictures below each other, folded."""
+
+    items: tuple[Panel, ...]
+    folded: str  # as in a table
+
+
+@dataclass(frozen=True)
 class Frame(Block):
     """A page with a script, inside the page."""
 

@@ -33,6 +33,7 @@ class Strip(NamedTuple):
     height: int
     wide: bool = False  # use a logarithmic axis if the values span a wide range
     beside: float | None = None  # a value to compare it with, drawn as a dashed line
+    least: float = 0.0  # the least that its axis spans
 
 
 # ---- intervals
@@ -87,7 +88,9 @@ def _strip(strip: Strip, top: float, first: int, last: int) -> Markup:
     upper, lower = top + 20, top + strip.height - 6
     steps, values = strip.curve
     levels = [] if strip.beside is None else [strip.beside]
-    scaled, ticks = _scale(min(*values, *levels), max(*values, *levels), strip.wide)
+    bottom, summit = min(*values, *levels), max(*values, *levels)
+    more = max(0.0, strip.least - (summit - bottom)) / 2
+    scaled, ticks = _scale(bottom - more, summit + more, strip.wide)
     seen = [scaled(value) for value in (*ticks, *values, *levels)]
     low, high = min(seen), max(seen)
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from common.words import counted
 from retouch.reporting.compare import SCRATCH
 from retouch.reporting.facts import Facts
+from retouch.reporting.names import in_text
 from retouch.reporting.sentences import distinct, listed, test_images
 from retouch.studies.results import StudyReport
 
@@ -82,7 +83,7 @@ def touched(facts: Facts) -> list[str]:
             if (winner := study.report.damage.get(task)) is not None:
                 damaged[key][winner.clean.n, "the winner's classifier"] += len(winner.damaged)
     return [
-        f"The {test_images(key[1], key[0])} were used once by {_each_of(count + others[key])}"
+        f"The {test_images(key[1], in_text(key[0]))} were used once by {_each_of(count + others[key])}"
         f"{_baselines_too(others[key])}{_damaged_too(damaged[key], key[1])}; no choice was based on them."
         for key, count in own.items()
     ]

@@ -12,6 +12,8 @@ from common.corruptions import AnyCorruption, Blur, Gaussian, Gray, Holes, Jpeg,
 from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Mask, Mixed
 from retouch.reporting.sentences import listed
 
+SCALE = "black is 0 and white is 1"
+
 _DAMAGE: TypeAdapter[AnyCorruption] = TypeAdapter(AnyCorruption)
 _PRETEXTS: TypeAdapter[AnyPretext] = TypeAdapter(AnyPretext)
 
@@ -53,10 +55,10 @@ def damage_text(damage: AnyCorruption) -> str:
             low, middle, high = (math.exp(damage.log_mean + step * damage.log_std) for step in (-1, 0, 1))
             return (
                 f"Gaussian noise, drawn per image (median standard deviation {middle:.2g}, and between {low:.2g} and "
-                f"{high:.2g} for two thirds of the images; black is 0 and white is 1)"
+                f"{high:.2g} for two thirds of the images; {SCALE})"
             )
         case Gaussian():
-            return f"Gaussian noise (standard deviation {damage.sigma:g}; black is 0 and white is 1)"
+            return f"Gaussian noise (standard deviation {damage.sigma:g}; {SCALE})"
         case SaltPepper():
             low, high = (100 * share for share in damage.amount)
             return f"black and white pixels ({_range((low, high))}% of all)"

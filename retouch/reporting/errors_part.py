@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from common.words import headed
 from finetune.metrics import Bin, reliability
 from finetune.predictions import Predictions
 from finetune.records import Calibration, DataFacts
@@ -15,9 +16,11 @@ from retouch.reporting.blocks import Block, Confusion, Figure, Figures, Prose, T
 from retouch.reporting.charts import reliability_chart
 from retouch.reporting.confidence import RELIABILITY, sureness
 from retouch.reporting.facts import Facts, Origin
-from retouch.reporting.maps import MOST_CLASSES, confusion_chart
+from retouch.reporting.maps import LEAST, MOST_CLASSES, NUMBERED, confusion_chart
 from retouch.reporting.pictures import Confused, ImageSet, ImageSets, confused_rows, most_confused
 from retouch.reporting.sentences import number
+
+SHADED = "darker cells are larger shares of the row"
 
 
 class _Answers(NamedTuple):
@@ -59,12 +62,18 @@ def errors(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
     one_of_several = len(facts.entries) > len(facts.tasks)
     which = ("Shown for each task: the encoder with the best validation accuracy.",) if one_of_several else ()
     about = (
-        "In each matrix, rows are true classes, columns are answers, and numbers are percent of the row. The pairs of "
-        "classes that were confused most often are listed with it."
+        f"In each matrix, rows are true classes, columns are answers, and {_read(best)}. The pairs of classes that "
+        "were confused most often are listed with it."
     )
     sure = [one for one in best if one.confidence is not None]
     order = ("The images of each pair are its most confident errors, the most confident first.",)
     return (Prose((*which, about, *(order if sure else ()))), *found, *_reliability(sure))
+
+
+def _read(best: Sequence[_Answers]) -> str:
+    """How the cells of the matrices are to be read."""
+    numbered = any(len(one.classes) <= NUMBERED for one in best)
+    return f"numbers are percent of the row; cells below {LEAST:.0%} have none" if numbered else SHADED
 
 
 def _best(facts: Facts) -> list[_Answers]:
@@ -72,16 +81,16 @@ def _best(facts: Facts) -> list[_Answers]:
     for task in facts.tasks:
         entry = max(facts.of_task(task), key=lambda one: one.result.linear.choice.val_accuracy)
         result = entry.result
-        title = f"{task}: linear probe of {entry.encoder}"
+        title = headed(facts.about(task), f"linear probe of {entry.encoder}")
         answers = (result.linear.test, result.classes, result.data, entry.origin, entry.predictions)
         found.append(_Answers(title, *answers, "encoder.linear", result.calibration))
     for run in facts.finetuning:
-        title = f"{run.result.task}: {run.origin.name}"
+        title = f"{facts.about(run.result.task)}{run.origin.name}"
         predictions = run.predictions[0] if run.predictions else None
         answers = (run.result.tuned.test, run.result.classes, run.result.data, run.origin, predictions)
         found.append(_Answers(title, *answers, "tuned", run.result.calibration))
     for one in facts.winners:
-        title = f"{one.task}: {one.name}, the winner of {one.origin.name}"
+        title = f"{facts.about(one.task)}{one.name}, the winner of {one.origin.name}"
         found.append(_Answers(title, one.score, one.classes, one.data, one.origin, one.predictions, one.name))
     return found
 

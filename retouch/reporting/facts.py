@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from common.encoders.card import EncoderCard
+from common.runs.made import Made
 from finetune.data import LabeledData
 from finetune.embedding import Embedding
 from finetune.lines import task_names
@@ -104,6 +105,11 @@ class Pretraining:
     card: EncoderCard | None  # of the exported encoder; None if it was removed
     panel: Path | None  # the last picture of original, damaged and restored images
     atoms: tuple[Path, ...]  # pictures of a dictionary
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the mirror image of each atom is an atom too, which is not drawn."""
+        return self.card is not None and bool(self.card.model_args.get("mirror"))
 
 
 @dataclass(frozen=True)
@@ -248,6 +254,15 @@ class Facts:
         kinds = (self.studies, self.pretraining, self.probes, self.finetuning)
         return tuple(run.origin for runs in kinds for run in runs)
 
+    @property
+    def made(self) -> tuple[Made, ...]:
+        """What the runs were made with, as far as it is known."""
+        found = [run.report.made for run in self.studies]
+        found += [run.results.made for run in self.pretraining]
+        found += [run.report.made for run in self.probes]
+        found += [run.result.made for run in self.finetuning]
+        return tuple(one for one in found if one is not None)
+
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """Every encoder on every task that it was probed on."""
@@ -304,10 +319,23 @@ class Facts:
     @property
     def sources(self) -> tuple[str, ...]:
         """The images of all runs, as named in their settings."""
+        return (*self.unlabeled_sources, *(text for data in self._labeled for text in (data.train, data.test)))
+
+    @property
+    def unlabeled_sources(self) -> tuple[str, ...]:
+        """The images of pretraining."""
+        return tuple(run.origin.settings.data.source or "" for run in self.pretraining)
+
+    @property
+    def labeled_sources(self) -> tuple[str, ...]:
+        """The labeled images that classifiers learned from."""
+        return tuple(data.train for data in self._labeled)
+
+    @property
+    def _labeled(self) -> list[DataFacts]:
         studied = [data for run in self.studies for data in run.report.data.values()]
         one, several = (result.data for result in self._results), (result.data for result in self._several_results)
-        unlabeled = [run.origin.settings.data.source or "" for run in self.pretraining]
-        return (*unlabeled, *(text for data in (*studied, *one, *several) for text in (data.train, data.test)))
+        return [*studied, *one, *several]
 
     @property
     def _results(self) -> list[ProbeResult | FinetuneResult]:
@@ -341,6 +369,11 @@ class Facts:
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(entry.task for entry in self.entries))
+
+    def about(self, task: str) -> str:
+        """What a sentence about a task begins with: ``animal: ``, or nothing if there is only one task."""
+        named = {one.task for one in (*self.probed, *self.winners)} | {run.result.task for run in self.finetuning}
+        return f"{task}: " if len(named) > 1 else ""
 
     def group_of(self, origin: Origin) -> Group | None:
         """The group that a run belongs to."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from statistics import stdev
 
-from common.words import counted
+from common.words import counted, first_upper, headed
 from finetune.records import GENERATED as GENERATED_IMAGES
 from finetune.records import NONE_LEFT, DataFacts
 from finetune.results import Score
 from retouch.reporting.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
 from retouch.reporting.facts import Facts
+from retouch.reporting.falls import falls
+from retouch.reporting.names import in_text
 from retouch.reporting.sentences import (
     NAMED,
     chance,
@@ -38,6 +40,7 @@ def limits(facts: Facts) -> list[str]:
             *_imbalance(facts),
             *_no_better_than_guessing(facts),
             *_chosen_on_few(facts),
+            *(one.sentence for one in falls(facts) if one.large),
             *_ends_of_neighbors(facts),
             *several_limits(facts),
             *_one_seed(facts),
@@ -85,15 +88,18 @@ def _few_per_class(facts: Facts) -> list[str]:
         name, fewest = min(counts.items(), key=lambda item: item[1])
         which = f"of {name}, the smallest class" if fewest < max(counts.values()) else "per class"
         found.append(
-            f"{task}: {counted(fewest, 'test image')} {which}: the interval of a class's accuracy extends up to "
-            f"{number(half_width(fewest))} points to either side."
+            f"{facts.about(task)}{counted(fewest, 'test image')} {which}: the interval of a class's accuracy extends "
+            f"up to {number(half_width(fewest))} points to either side."
         )
     return found
 
 
 def _imbalance(facts: Facts) -> list[str]:
     return [
-        f"{task}: always answering the most frequent class would be right for {number(chance(score))}% of the images."
+        headed(
+            facts.about(task),
+            f"always answering the most frequent class would be right for {number(chance(score))}% of the images.",
+        )
         for task, _, _, score in _tests(facts)
         if uneven(score)
     ]
@@ -104,7 +110,7 @@ def _no_better_than_guessing(facts: Facts) -> list[str]:
     answered += [(run.result.task, run.origin.name, run.result.tuned.test) for run in facts.finetuning]
     answered += [(one.task, one.name, one.score) for one in facts.winners]
     return [
-        f"{task}: {name} is not shown to be better than always answering the most frequent class."
+        f"{facts.about(task)}{name} is not shown to be better than always answering the most frequent class."
         for task, name, score in answered
         if score.ci95[0] <= chance(score)
     ]
@@ -115,8 +121,11 @@ def _chosen_on_few(facts: Facts) -> list[str]:
     images += [(run.result.task, run.result.tuned.n_val) for run in facts.finetuning]
     images += [(one.task, one.counts.judged) for one in facts.winners if one.counts is not None]
     return [
-        f"{task}: choices were made on {counted(count, 'training image')}, where an accuracy is known only to within "
-        f"{number(half_width(count))} points: other choices may be as good."
+        headed(
+            facts.about(task),
+            f"choices were made on {counted(count, 'training image')}, where an accuracy is known "
+            f"only to within {number(half_width(count))} points: other choices may be as good.",
+        )
         for task, count in images
         if count < FEW_TO_CHOOSE
     ]
@@ -231,7 +240,7 @@ def _not_compared(facts: Facts) -> list[str]:
     data += [run.result.data for run in facts.finetuning if run.result.start != "scratch"]
     data += [one for run in facts.studies for one in run.report.data.values()]
     return [
-        f"It is not fully known whether {images} images repeat test images of {one.test}: {why}."
+        f"It is not fully known whether {images} images repeat test images of {in_text(one.test)}: {why}."
         for one in data
         for key, images in (("near_duplicates", "training"), ("in_pretraining", "pretraining"))
         for why in [one.not_compared.get(key, "")]
@@ -256,7 +265,7 @@ def _notes(facts: Facts) -> list[str]:
     named = [(run.origin.name, run.report.notes) for run in facts.probes]
     named += [(run.origin.name, run.result.notes) for run in facts.finetuning]
     named += [(run.origin.name, run.results.notes) for run in facts.pretraining]
-    named += [(run.origin.name, run.report.notes) for run in facts.studies]
-    return [
-        f"{name}: {note}." if several else f"{note[:1].upper()}{note[1:]}." for name, notes in named for note in notes
-    ]
+    for run in facts.studies:  # whose notes begin with the task
+        only = [f"{task}: " for task in run.report.classes if not facts.about(task)]
+        named.append((run.origin.name, tuple(note.removeprefix("".join(only)) for note in run.report.notes)))
+    return [f"{name}: {note}." if several else f"{first_upper(note)}." for name, notes in named for note in notes]

@@ -16,7 +16,8 @@ from retouch.reporting.pictures import Picture
 
 MOST_CLASSES = 30  # with more, no confusion matrix is drawn
 NUMBERED = 12  # with more classes, its cells have no numbers
-LONG, LETTER = 12, 6.0  # characters of a class name that are drawn, and pixels of each; the tooltip has the whole name
+LEAST = 0.01  # the smallest share of a row that is written in its cell
+LONG, LETTER = 24, 6.0  # characters of a class name that are drawn, and pixels of each; the tooltip has the whole name
 MAP, THUMBNAIL = 720, 30  # side of the map of test images, and of a thumbnail on it, in pixels
 HUES, MARKS = 10, 40  # colors of classes, and marks: each color has four shapes
 SHAPES = (  # of marks, as SVG paths around a point: dot, square, triangle, diamond
@@ -61,7 +62,7 @@ def confusion_chart(score: Score, classes: Sequence[str]) -> Markup:
                     fill_opacity=0.05 + 0.95 * share,
                 )
             )
-            if count <= NUMBERED and share >= 0.005:
+            if count <= NUMBERED and share >= LEAST:
                 kind = "cell strong" if share > 0.5 else "cell"
                 parts.append(svg.text(x + (cell - 1) / 2, y + cell / 2 + 3, f"{100 * share:.0f}", "middle", kind))
     return svg.chart(left + side + 6, side + 10 + 0.87 * longest, "Confusion matrix", *parts)
@@ -120,7 +121,7 @@ def layer_chart(found: LayerMap) -> Markup:
     """Rows are layers, columns are poolings, numbers are percent; shaded from worst to best, the choice is framed."""
     heads = [name.replace("+", "\n+").split("\n") for name in found.poolings]
     names = {layer: f"layer{'' if layer.isdecimal() else 's'} {layer}" for layer in found.layers}
-    top, left = 12 * max(map(len, heads)) + 6, 12 + LETTER * max(len(_cut(name, 2 * LONG)) for name in names.values())
+    top, left = 12 * max(map(len, heads)) + 6, 12 + LETTER * max(len(_cut(name)) for name in names.values())
     side = min(HEAT_WIDTH, (WIDTH - left) / len(heads))
     shares = [one.val_accuracy for one in found.scores.values()]
     low, span = min(shares), max(max(shares) - min(shares), 1e-9)
@@ -131,7 +132,7 @@ def layer_chart(found: LayerMap) -> Markup:
     ]
     y = float(top)
     for layer, name in names.items():
-        parts.append(svg.text(left - 8, y + HEAT_HEIGHT / 2 + 4, _cut(name, 2 * LONG), "end", tooltip=name))
+        parts.append(svg.text(left - 8, y + HEAT_HEIGHT / 2 + 4, _cut(name), "end", tooltip=name))
         for column, pooling in enumerate(found.poolings):
             one = found.scores.get((layer, pooling))
             if one is None:

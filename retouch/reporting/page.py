@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from common.errors import UserError, check_all
 from common.files import ELSEWHERE, in_full, is_address, is_marked, write_text
@@ -16,9 +16,10 @@ from common.machine.versions import signature
 from retouch.reporting.blocks import Frame
 from retouch.reporting.facts import Facts
 from retouch.reporting.labeling import labeling_frame
+from retouch.reporting.names import data_name
 from retouch.reporting.parts import page_parts
 from retouch.reporting.reading import read_facts
-from retouch.reporting.sentences import about, question, verdict
+from retouch.reporting.sentences import NAMED, about, distinct, listed, question, verdict
 from retouch.reporting.training import introduced
 
 MARK = '<meta name="generator" content="retouch report">'  # identifies a report as ours
@@ -62,7 +63,7 @@ def report(folders: Sequence[str | Path], out: str | Path, label: Sequence[str] 
         write_text(out, html(facts, frame))
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}; choose another file") from None
-    return Report(out, question(facts), verdict(facts).all)
+    return Report(out, question_on(facts), verdict(facts).all)
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path, label: Sequence[str] | None = None) -> Path:
@@ -89,6 +90,21 @@ def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Seque
         raise UserError(f"{out} exists and is not a {what} of retouch, so it is not replaced; choose another file")
 
 
+def breakable(text: str) -> Markup:
+    """A text whose paths and names are broken, if they must be, after a slash or before an underscore."""
+    return Markup(str(escape(text)).replace("/", "/<wbr>").replace("_", "<wbr>_"))  # no entity holds either
+
+
+def question_on(facts: Facts) -> str:
+    """The question with the names of the data, unless there are many: ``Does pretraining help on cifar10?``"""
+    asked, names = question(facts), distinct(map(data_name, facts.labeled_sources or facts.unlabeled_sources))
+    if not 0 < len(names) <= NAMED:
+        return asked
+    who = asked.removesuffix("?").removesuffix(" on these images")
+    comma = "," if who.endswith("untrained") else ""  # the comparison is on these data, not the training
+    return f"{who}{comma} on {listed(names)}?"
+
+
 def html(facts: Facts, label: Frame | None = None) -> str:
     """The page, with a part for labeling images if there is one."""
     environment = Environment(
@@ -98,9 +114,10 @@ def html(facts: Facts, label: Frame | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     return environment.get_template(TEMPLATE).render(
         mark=Markup(MARK),
-        question=question(facts),
+        question=question_on(facts),
         verdict=verdict(facts),
         parts=page_parts(facts, label),
         digest="" if label is None else label.digest,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.files import as_utf8
 from common.words import counted
 from finetune.calibration import UNFITTED
 from finetune.table import worth_lines
+from pretrain.report.atoms import tiles_alone
+from pretrain.report.dictionary import EXCITED
 from pretrain.sample import SAMPLE_IMAGES
-from retouch.reporting.blocks import Block, Commands, Figure, Figures, Frame, Panel, Part, Points, Prose, Table
+from retouch.reporting.blocks import Block, Commands, Figure, Figures, Frame, Panel, Panels, Part, Points, Prose, Table
 from retouch.reporting.charts import OF_LABELS, labels_chart, reliability_chart
 from retouch.reporting.choices import chosen
 from retouch.reporting.confidence import LABELS_RELIABILITY, label_bins, label_sureness
 from retouch.reporting.errors_part import errors
-from retouch.reporting.facts import Facts, Group, Origin
+from retouch.reporting.facts import Facts, Group, Origin, Pretraining
+from retouch.reporting.falls import falls
 from retouch.reporting.labeling import labeling_blocks
 from retouch.reporting.layers import depth_sentences, layer_map, on_few
 from retouch.reporting.limits import limits
@@ -26,6 +30,7 @@ from retouch.reporting.run_tables import (
     code_table,
     cost_table,
     labeled_tables,
+    machine_text,
     origin_table,
     repeats_table,
     storage_table,
@@ -55,6 +60,11 @@ ERROR = (
     "better than the mean image. It is empty if the code alone does not give an image."
 )
 
+ATOMS = (
+    "Each square is one atom, a pattern of which images are composed. Zero is gray, and the contrast of each is as "
+    "high as possible: its shape counts, not its strength."
+)
+ONCE = "Of an atom and its left-right mirror image, which is an atom too, only one is drawn: half of them all."
 LABEL = (
     "Name two classes and click images, in the grid or on the map: a classifier learns from each click, guesses the "
     "rest, and shows the most uncertain ones. Save gives labels.csv, which probe, finetune and study read."
@@ -92,7 +102,7 @@ def page_parts(facts: Facts, label: Frame | None = None) -> list[Part]:
         Part("data", "Data", (*_data(facts), *(() if label is not None else labeling_blocks(facts)))),
         Part("damage", "Robustness to damage", _damage(facts)),
         _code(facts),
-        Part("cost", "Cost", _only(cost_table(facts))),
+        Part("cost", "Cost", (cost_table(facts), *_machines(facts))),
         Part("repeat", "How to repeat", _repeat(facts)),
         Part("limits", "Limits", _limits(facts)),
     ]
@@ -202,15 +212,31 @@ def _layers(facts: Facts) -> tuple[Block, ...]:
 
 
 def _atoms(facts: Facts) -> tuple[Block, ...]:
+    """The pictures of each run, folded: they are tall."""
     found: list[Block] = []
     for run in facts.pretraining:
-        for path in run.atoms:
-            drawn = read_picture(path)
-            if drawn is not None:
-                what = {"atoms": "most used first", "exciting": "with the patches that excite them most"}
-                caption = f"{run.origin.name}: atoms, {what[path.stem]}"
-                found.append(Panel(picture(drawn, caption), caption))
-    return tuple(found)
+        panels = [panel for path in run.atoms if (panel := _of_atoms(run, path)) is not None]
+        if panels:
+            many = "atoms" if run.results.atoms is None else counted(run.results.atoms, "atom")
+            found.append(Panels(tuple(panels), folded=f"{run.origin.name}: {many}"))
+    mirrored = (ONCE,) if any(run.mirrored for run in facts.pretraining if run.atoms) else ()
+    return (Prose((ATOMS, *mirrored)), *found) if found else ()
+
+
+def _of_atoms(run: Pretraining, path: Path) -> Panel | None:
+    """One picture of a run's atoms; None if it cannot be read."""
+    drawn = read_picture(path)
+    if drawn is None:
+        return None
+    atoms, exciting = run.results.atoms, path.stem == "exciting"
+    distinct_ones = 0 if atoms is None else atoms // 2 if run.mirrored else atoms
+    shown = min(distinct_ones, EXCITED) if exciting else distinct_ones
+    alone = tiles_alone(drawn, shown, exciting=exciting) if shown else None
+    which = f"the {shown:,} most used" if exciting else f"{shown:,} of {atoms:,}" if run.mirrored else f"all {shown:,}"
+    struck = ", the unused ones last and struck through" if run.results.unused_atoms else ""
+    each = "each with the patches that excite it most" if exciting else f"most used first{struck}"
+    caption = f"{run.origin.name}: {which if shown else 'atoms'}, {each}"
+    return Panel(picture(drawn if alone is None else alone, caption), caption)
 
 
 # ---- data, damage, code
@@ -236,7 +262,8 @@ def _damage(facts: Facts) -> tuple[Block, ...]:
             f"The classifier of a study's winner, as in the race's table, on {images} of its test images when they are "
             "damaged, without refitting; undamaged are the same images. No choice was based on them."
         )
-    return (Prose(tuple(about)), table)
+    lost = tuple(one.sentence for one in falls(facts))
+    return (*((Points(lost),) if lost else ()), Prose(tuple(about)), table)
 
 
 def _code(facts: Facts) -> Part:
@@ -249,6 +276,12 @@ def _code(facts: Facts) -> Part:
         found += [storage, Prose((*STORAGE, *((ERROR,) if restored else ())), small=True)]
     title = "The size of the code" if table is None else "Compact, invariant, abstract"
     return Part("code", title, tuple(found) if len(found) > 1 else ())
+
+
+def _machines(facts: Facts) -> tuple[Block, ...]:
+    """What the runs computed with, as far as they say."""
+    found = distinct(map(machine_text, facts.made))
+    return (Prose((f"Machine: {'; '.join(found)}.",), small=True),) if found else ()
 
 
 # ---- how to repeat

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from common.words import counted
+from common.words import counted, headed
 from retouch.reporting.facts import Entry, Winner
 from retouch.reporting.sentences import number
 
@@ -86,6 +86,7 @@ class Agreement(NamedTuple):
 
     same: float
     chance: float
+    images: int
 
     @property
     def above_chance(self) -> float:
@@ -100,7 +101,7 @@ def agreement(found: Placed) -> Agreement:
     similarity.fill_diagonal_(-torch.inf)
     same = found.labels[similarity.argmax(1)] == found.labels
     n, counts = len(unit), found.labels.bincount().double()
-    return Agreement(float(same.double().mean()), float((counts * (counts - 1)).sum() / (n * (n - 1))))
+    return Agreement(float(same.double().mean()), float((counts * (counts - 1)).sum() / (n * (n - 1))), n)
 
 
 def apart(points: NDArray[np.float32], distance: float, most: int) -> list[int]:
@@ -122,9 +123,10 @@ def neighbor_sentences(found: Placed, near: Sequence[Near], encoder: str, task: 
     ]
 
 
-def agreement_sentence(task: str, found: Agreement) -> str:
-    """How often the nearest neighbor of an image has the same class."""
-    return (
-        f"{task}: the nearest neighbor has the same class for {number(found.same)}% of all these images; a neighbor "
-        f"drawn at random would have it for {number(found.chance)}%."
+def agreement_sentence(about: str, found: Agreement) -> str:
+    """How often the nearest neighbor of an image has the same class; ``about``: what the sentence begins with."""
+    return headed(
+        about,
+        f"the nearest neighbor has the same class for {number(found.same)}% of all {found.images:,} images; a "
+        f"neighbor drawn at random would have it for {number(found.chance)}%.",
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.words import counted
+from common.words import counted, headed
 from finetune.records import DataFacts
 from retouch.reporting.blocks import Block, Nearby, Neighbor, Neighbors, Places, Points, Prose
 from retouch.reporting.facts import Entry, Facts, Winner
@@ -45,10 +45,10 @@ def places_part(facts: Facts, sets: ImageSets) -> tuple[Block, ...]:
     near = neighbors(one)
     missing = f"The images themselves are not shown: {images}."
     return (
-        _map(f"{task}: test images as {name} sees them", one, images),
+        _map(headed(facts.about(task), f"test images as {name} sees them"), one, images),
         Prose(tuple(neighbor_sentences(one, near, name, task if len(found) > 1 else ""))),
         Neighbors(tuple(_nearby(one, each.image, each.neighbors, images) for each in near)),
-        Points(tuple(agreement_sentence(name, each) for name, each in agree.items())),
+        Points(tuple(agreement_sentence(facts.about(name), each) for name, each in agree.items())),
         *((Prose((missing,), small=True),) if isinstance(images, str) else ()),
     )
 

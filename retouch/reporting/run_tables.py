@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from common.data.originals import Originals
+from common.runs.made import Made
+from common.words import counted
 from finetune.properties import IMAGES
 from finetune.records import GENERATED, NONE_LEFT, Choice, DataFacts, NearDuplicates
 from finetune.results import FinetuneResult, Outcome, ProbeResult
 from finetune.structured_results import Several
 from finetune.table import two_decimals
 from retouch.reporting.blocks import Cell, Column, Table
-from retouch.reporting.facts import Facts, Origin, Winner
+from retouch.reporting.facts import Facts, Origin, Studied, Winner
 from retouch.reporting.sentences import distinct, listed, number
-from retouch.reporting.tables import condensed, parted, upright
+from retouch.reporting.tables import EMPTY, condensed, parted, upright
+from retouch.studies.results import CONTESTANTS
+from retouch.studies.verdict import shown_name
 
+REST = "all else"
+OF_STUDY = (
+    "The time of a study includes that of its parts, which follow. All else is what is left of it: reading and "
+    "comparing images, trial steps, choosing and testing."
+)
 UNLABELED = "Unlabeled, for pretraining"
 ORIGINAL_SIZE = Column("original size", "width × height, px", numeric=False)
 NONE = {  # why no test image was seen in pretraining
@@ -183,7 +193,7 @@ def _seen(data: DataFacts) -> Cell:
 
 
 def unlabeled_tables(facts: Facts) -> list[Table]:
-    """The images that encoders were trained on, and how often each was seen; what all runs share has its own table."""
+    """The images that encoders were trained on, and the passes over them; what all runs share has its own table."""
     if not facts.pretraining:
         return []
     rows = []
@@ -206,7 +216,7 @@ def unlabeled_tables(facts: Facts) -> list[Table]:
         Column("data", numeric=False),
         Column("image size", "px", fact="image size, px"),
         Column("images"),
-        Column("each seen", "times", fact="how often each image was seen"),
+        Column("passes", "over the images", fact="passes over the images"),
         Column("unreadable", "left out", fact="unreadable images, left out"),
         ORIGINAL_SIZE,
     )
@@ -279,6 +289,7 @@ def cost_table(facts: Facts) -> Table:
                 run.origin, run.results.seconds, run.curves.speed, parameters, run.results.steps, run.curves.memory_gb
             )
         )
+    rows += [row for run in facts.studies for row in _of_study(facts, run)]
     for probing in facts.probes:
         seconds = sum(
             outcome.seconds
@@ -302,7 +313,36 @@ def cost_table(facts: Facts) -> Table:
         Column("parameters", "of the encoder"),
         Column("memory", "GB"),
     )
-    return condensed(Table(columns, tuple(rows)))
+    short = condensed(Table(columns, tuple(rows)))
+    return replace(short, foot=" ".join([OF_STUDY, short.foot]).strip()) if facts.studies else short
+
+
+def _of_study(facts: Facts, study: Studied) -> list[tuple[Cell, ...]]:
+    """The parts of a study's time that are no runs of pretraining, which have rows of their own."""
+    report, inside = study.report, study.origin.folder / CONTESTANTS
+    parts = [
+        (shown_name(one.name, one.kind), "train", one.trained, f"{one.planned:,}")
+        for one in report.contenders
+        if one.kind == "scratch" and one.trained is not None
+    ]
+    if report.probe:
+        probed = sum(one.seconds for one in report.probe.values())
+        parts.append((f"linear probe of {report.winner} on all labels", "probe", probed, ""))
+    spent = sum(seconds for _, _, seconds, _ in parts)
+    spent += sum(run.results.seconds for run in facts.pretraining if run.origin.folder.parent == inside)
+    if report.seconds > spent:
+        parts.append((REST, "", report.seconds - spent, ""))
+    of_several = f" ({study.origin.name})" if len(facts.studies) > 1 else ""
+    return [
+        (Cell(f"{what}{of_several}"), Cell(stage), Cell(f"{seconds:,.1f}"), EMPTY, Cell(steps), EMPTY, EMPTY)
+        for what, stage, seconds, steps in parts
+    ]
+
+
+def machine_text(made: Made) -> str:
+    """What a run computed with: ``AMD EPYC, 2 threads, no GPU``."""
+    parts = [made.processor, counted(made.threads, "thread"), "no GPU" if made.device == "cpu" else made.device]
+    return ", ".join(filter(None, [*parts, counted(made.processes, "process", "processes") * (made.processes > 1)]))
 
 
 def _cost(

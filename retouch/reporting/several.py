@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from common.words import counted
+from common.words import counted, headed
 from finetune.lines import baseline_name, titles_by_view
 from finetune.spreads import MEASURES, Measure
 from finetune.structured_results import Several, SeveralProbed, SeveralScore
@@ -92,13 +92,19 @@ def several_limits(facts: Facts) -> list[str]:
         counts = {name: count for name, count in zip(entry.result.names, test.shown_by, strict=True) if count}
         rarest = min(counts, key=counts.__getitem__)
         found.append(
-            f"{entry.task}: the rarest {words.rarest}, {rarest}, is in only {counted(counts[rarest], 'test image')}, "
-            f"which limits how well its {words.each} is known."
+            headed(
+                facts.about(entry.task),
+                f"the rarest {words.rarest}, {rarest}, is in only "
+                f"{counted(counts[rarest], 'test image')}, which limits how well its {words.each} is known.",
+            )
         )
         missing = [name for name in entry.result.names if name not in counts]
         if missing:
             found.append(
-                f"{entry.task}: no test image {words.shows} {listed(missing, 'or')}, so the {words.each} is not known."
+                headed(
+                    facts.about(entry.task),
+                    f"no test image {words.shows} {listed(missing, 'or')}, so the {words.each} is not known.",
+                )
             )
     return distinct(found)
 

@@ -303,7 +303,7 @@ def damage_table(facts: Facts) -> Table | None:
     found += [
         (
             one.task,
-            Cell(one.name.replace("_", " "), f"winner of {one.origin.name}"),
+            Cell(one.name, f"winner of {one.origin.name}"),
             one.damage.clean,
             one.damage.damaged,
         )
@@ -326,4 +326,7 @@ def damage_table(facts: Facts) -> Table | None:
         (Cell(task), who, accuracy(clean), *(accuracy(scores.get(damage)) for damage in damages))
         for task, who, clean, scores in found
     ]
-    return Table(columns, merged(rows), foot=f"Damage: {listed(texts)}.")
+    foot = f"Damage: {listed(texts)}."
+    if not any(facts.about(task) for task, *_ in found):
+        return Table(columns[1:], tuple(row[1:] for row in rows), foot=foot)
+    return Table(columns, merged(rows), foot=foot)

@@ -15,7 +15,13 @@ from retouch.reporting.pictures import TILE, picture, read_picture
 from retouch.reporting.sentences import listed, number
 
 INTRODUCED = 5  # kinds of damage that are named at the top of the page
+LEAST = 3  # points of a curve of the loss: two are a straight line, which shows nothing
+SPAN = 1.0  # dB, the least that an axis of PSNR spans: less would make differences look large that cannot be seen
 SOUND = "No training fault was found: the network does not copy its input or collapse, and training does not diverge."
+ALL_SOUND = (
+    "No training fault was found in {}: the networks do not copy their input or collapse, and training does not "
+    "diverge."
+)
 RULER = (
     "PSNR: how close restored images are to the originals, in decibels; higher is closer, and 10 more means a tenth "
     "of the squared error.",
@@ -43,8 +49,8 @@ def training_blocks(facts: Facts) -> tuple[Block, ...]:
     learned, said = learned_sentences(facts), training_sentences(facts)
     return (
         *((Points(tuple(learned)),) if learned else ()),
+        *((Prose((*RULER, *((HELD_OUT,) if held_out else ())), small=True),) if rulers else ()),
         *((Figures(figures),) if figures else ()),
-        *((Prose((*RULER, *((HELD_OUT,) if held_out else ()))),) if rulers else ()),
         *((Points(tuple(said)),) if said else ()),
     )
 
@@ -54,7 +60,7 @@ def _trained(run: Pretraining) -> Figure | None:
     best = max(ruler.restorers, key=ruler.restorers.__getitem__) if ruler is not None and ruler.restorers else None
     level = None if ruler is None or best is None else ruler.restorers[best]
     name = "PSNR of restored images, dB" + ("" if best is None else f"; dashed: {best}")
-    return _curves(run.origin.name, run.curves, Strip(name, run.curves.psnr, 110, beside=level))
+    return _curves(run.origin.name, run.curves, Strip(name, run.curves.psnr, 110, beside=level, least=SPAN))
 
 
 def _tuned(run: FineTuning) -> Figure | None:
@@ -62,7 +68,7 @@ def _tuned(run: FineTuning) -> Figure | None:
 
 
 def _curves(name: str, curves: Curves, goal: Strip) -> Figure | None:
-    if len(curves.loss.steps) < 2:
+    if len(curves.loss.steps) < LEAST:
         return None
     strips = (
         Strip("loss", curves.loss, 150, wide=True),
@@ -107,10 +113,15 @@ def training_sentences(facts: Facts) -> list[str]:
 
 def restoration(facts: Facts) -> list[str]:
     """How well each network restores images compared with trivial restorers, any fault, and what else to know."""
+    ruled = _ruled(facts)
+    sound = [name for name, ruler in ruled if not any(one.is_fault for one in ruler.verdicts)]
     said = []
-    for name, ruler in _ruled(facts):
-        sound = () if any(one.is_fault for one in ruler.verdicts) else (SOUND,)
-        said.append(f"{name}: {' '.join([f'{ruler.sentence}.', *sound, *(one.sentence for one in ruler.verdicts)])}")
+    for name, ruler in ruled:
+        alone = (SOUND,) if sound == [name] else ()
+        said.append(f"{name}: {' '.join([f'{ruler.sentence}.', *alone, *(one.sentence for one in ruler.verdicts)])}")
+    if len(sound) > 1:
+        who = f"any of these {len(sound)} runs" if len(sound) == len(ruled) else listed(sound)
+        said.append(ALL_SOUND.format(who))
     return said
 
 

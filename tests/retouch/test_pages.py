@@ -34,7 +34,7 @@ def test_a_report_is_that_of_the_command_and_says_its_verdict(runs: list[str], t
     page = Path(found).read_text(encoding="utf-8")
     assert dated(page) == dated((tmp_path / "command.html").read_text(encoding="utf-8"))
     text = " ".join(html.unescape(re.sub(r"<[^>]+>", "", page)).split())
-    assert found.question.endswith("untrained?")
+    assert found.question.endswith("untrained, on animals?")
     assert found.verdict
     for sentence in (found.question, *found.verdict):
         assert " ".join(html.unescape(re.sub(r"<[^>]+>", "", sentence)).split()) in text

@@ -23,6 +23,7 @@ from pretrain.report.atoms import (
     exciting_picture,
     save_atoms,
     save_exciting,
+    tiles_alone,
 )
 from pretrain.report.panels import EDGE, FAINT, PAPER
 
@@ -161,3 +162,45 @@ def test_saved_pictures_are_the_pictures(tmp_path: Path) -> None:
     second = save_exciting(tmp_path / "exciting.png", atoms, patches, "some")
     assert np.array_equal(np.array(Image.open(first)), np.array(atoms_picture(atoms, use, "all")))
     assert np.array_equal(np.array(Image.open(second)), np.array(exciting_picture(atoms, patches, "some")))
+
+
+# ---- on a page
+
+
+@pytest.mark.parametrize(("count", "title"), [(1, ""), (7, "dictionary, without mirror images"), (200, "dictionary")])
+def test_atoms_alone_are_those_of_the_picture_on_a_clear_ground(count: int, title: str) -> None:
+    atoms = dictionary(count, 6)
+    picture = atoms_picture(atoms, title=title)
+    columns = next(number for number in range(1, count + 1) if number * number >= count)
+    tile = (picture.height - 2 * EDGE - HEAD + GAP) // -(-count // columns) - GAP
+    alone = tiles_alone(picture, count)
+    assert alone is not None
+    pixels = np.array(alone)
+    assert pixels.shape[1] == columns * (tile + GAP) - GAP
+    shown = np.zeros(pixels.shape[:2], bool)
+    for place in range(count):
+        row, column = divmod(place, columns)
+        box = np.s_[
+            row * (tile + GAP) : row * (tile + GAP) + tile, column * (tile + GAP) : column * (tile + GAP) + tile
+        ]
+        assert np.array_equal(pixels[box][..., :3], tile_at(picture, row, column, tile))
+        shown[box] = True
+    assert np.array_equal(pixels[..., 3] == 255, shown)
+    assert (pixels[..., 3][~shown] == 0).all()
+
+
+def test_exciting_patches_alone_keep_their_places_beside_their_atom() -> None:
+    patches = torch.rand(5, 4, 3, 8, 8)
+    picture = exciting_picture(dictionary(5, 8), patches)
+    alone = tiles_alone(picture, 5, exciting=True)
+    assert alone is not None
+    assert alone.width >= 64 + ASIDE + 4 * (64 + GAP) - GAP
+    left, top = 64 + ASIDE + 3 * (64 + GAP), 2 * (64 + GAP)
+    assert np.array_equal(np.array(alone)[top : top + 64, left : left + 64, :3], crisp(patches[2, 3], 8))
+    assert alone.getpixel((64 + ASIDE // 2, 10)) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("exciting", [False, True])
+def test_a_picture_of_another_layout_is_not_taken_apart(exciting: bool) -> None:
+    assert tiles_alone(atoms_picture(dictionary(7)), 50, exciting=exciting) is None
+    assert tiles_alone(Image.new("RGB", (40, 40)), 7, exciting=exciting) is None

@@ -39,6 +39,16 @@ def test_a_falling_loss_goes_down_and_short_curves_are_left_out() -> None:
     assert "accuracy" not in ElementTree.tostring(root, "unicode")
 
 
+def test_an_axis_spans_at_least_what_can_be_seen() -> None:
+    near = Strip("PSNR", Curve((1, 2), (23.95, 24.05)), 110, beside=24.0)
+    ticks = [one.text for one in inside(curves_chart("run", [near])).iter("text") if one.attrib["class"] == "label"]
+    assert "24" in ticks
+    assert "23.9" in ticks
+    root = inside(curves_chart("run", [near._replace(least=1.0)]))
+    first, last = (float(place.split(",")[1]) for place in root.find("polyline").attrib["points"].split())  # type: ignore[union-attr]
+    assert 0 < first - last < 0.15 * 84  # a tenth of a decibel, of at least one, on 84 pixels
+
+
 def test_a_logarithmic_axis_is_named() -> None:
     falling, level = Curve((1, 2, 3), (4.0, 0.4, 0.04)), Curve((1, 2, 3), (1.0, 0.9, 0.8))
     assert "loss, logarithmic" in curves_chart("run", [Strip("loss", falling, 80, wide=True)])
@@ -98,6 +108,24 @@ def test_a_confusion_matrix_has_a_cell_for_every_pair_and_numbers_if_there_is_ro
     assert len([one for one in root.iter() if one.tag == "rect"]) == count**2
     numbers = [one.text for one in root.iter() if one.attrib.get("class", "").startswith("cell")]
     assert numbers.count("90") == (count if count <= 12 else 0)
+
+
+def test_cells_of_a_confusion_matrix_below_one_percent_have_no_number() -> None:
+    labels = torch.zeros(1000, dtype=torch.int64)
+    labels[0] = 1
+    said = labels.clone()
+    said[1:10], said[10:20] = 1, 2  # 9 and 10 of 999
+    root = inside(confusion_chart(score(said, labels, 3), ["a", "b", "c"]))
+    assert [one.text for one in root.iter() if one.attrib.get("class", "").startswith("cell")] == ["98", "1", "100"]
+
+
+def test_long_class_names_are_drawn_and_very_long_ones_are_cut_with_a_tooltip() -> None:
+    labels = torch.tensor([0, 1])
+    name = "a name that is much too long to be drawn"
+    root = inside(confusion_chart(score(labels, labels, 2), ["english_springer_spaniel", name]))
+    texts = ["".join(one.itertext()) for one in root.iter("text")]
+    assert texts.count("english_springer_spaniel" * 2) == 2  # the tooltip, and the name
+    assert texts.count(f"{name}{name[:23]}…") == 2
 
 
 def test_names_in_charts_are_harmless() -> None:

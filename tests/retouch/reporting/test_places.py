@@ -60,8 +60,8 @@ def test_neighbors_are_those_by_cosine_and_never_the_image_itself() -> None:
 def test_agreement_is_compared_with_chance() -> None:
     found = place(clusters())
     assert found is not None
-    same, chance = agreement(found)
-    assert same == 1.0
+    same, chance, images = agreement(found)
+    assert (same, images) == (1.0, 90)
     assert chance == pytest.approx(29 / 89)  # of the 89 others, 29 have the same class
 
 
@@ -98,7 +98,7 @@ def test_the_page_has_one_map_of_the_task_that_neighbors_agree_on_and_neighbors_
     assert "Solid line below: the same class of animal. Dotted line: another class." in said
     assert "8 of 8 in the same class" in said
     assert "The images themselves are not shown" in said
-    agree = "% of all these images; a neighbor drawn at random would have it for "
+    agree = "% of all 90 images; a neighbor drawn at random would have it for "
     assert f"animal: the nearest neighbor has the same class for 100.0{agree}32.6%." in said
     assert said.count(agree) == 2  # of both tasks
     assert EVIL in said

@@ -240,7 +240,7 @@ def test_a_remark_of_the_training_is_said_once_and_is_no_fault(tmp_path: Path) -
 def test_every_answer_to_the_test_set_is_counted() -> None:
     [said] = [text for text in chosen(facts_of(probe_result(damage=["gray", "holes"]))) if "used once" in text]
     assert said == (
-        "The 300 test images of folder:animals-test were used once by each of 6 classifiers, 4 of them only for "
+        "The 300 test images of animals-test were used once by each of 6 classifiers, 4 of them only for "
         "comparison, and damaged copies of them 2 times, by the same classifiers; no choice was based on them."
     )
     generated = facts_of(probe_result(train="shapes:train:20"))
@@ -270,7 +270,7 @@ LIMITS = [
     (facts_of(probe_result(n=51)), "51 test images: the interval of an accuracy extends up to 13.2 points"),
     (
         facts_of(probe_result(n=51)),
-        "animal: 17 test images per class: the interval of a class's accuracy extends up to 21.4 points to either",
+        "17 test images per class: the interval of a class's accuracy extends up to 21.4 points to either",
     ),
     (facts_of(probe_result(train="shapes:train:10")), "The images of shapes are drawn by a program"),
     (encoders(denoise=0.8), "Each encoder was trained once."),
@@ -338,8 +338,8 @@ def uneven_facts() -> Facts:
 
 def test_an_uneven_test_set_is_said() -> None:
     said = limits(uneven_facts())
-    assert "animal: always answering the most frequent class would be right for 90.0% of the images." in said
-    assert [text for text in said if text.startswith("animal: 15 test images of dog, the smallest class: ")]
+    assert "Always answering the most frequent class would be right for 90.0% of the images." in said
+    assert [text for text in said if text.startswith("15 test images of dog, the smallest class: ")]
 
 
 def test_the_balanced_accuracy_is_shown_where_the_test_set_is_uneven() -> None:

@@ -215,20 +215,18 @@ def test_data_choices_cost_and_looks_at_the_test_set_are_told(one: Member, tmp_p
     assert "3.0" in [cell.text for row in cost.rows for cell in row]
     assert any("5-fold cross-validation" in line for line in chosen(facts))
     [line] = touched(facts)
-    assert line.startswith(
-        f"The {n} test images of folder:a (test) were used once by each of 3 classifiers, 2 of them only"
-    )
+    assert line.startswith(f"The {n} test images of a (test) were used once by each of 3 classifiers, 2 of them only")
 
 
 def test_limits_name_the_rarest_and_those_that_no_image_shows(one: Member, tmp_path: Path) -> None:
     result = one.result()
     rare = result.linear.test.shown_by[2]
-    assert (
-        f"{one.task}: the rarest {one.rarest}, <img src=x>, is in only {rare} test images, which limits how well its "
-        f"{one.each} is known."
-    ) in limits(report_on(tmp_path / "one", result))
+    rarest = f"rarest {one.rarest}, <img src=x>, is in only {rare} test images, which limits how well its {one.each} is"
+    assert f"The {rarest} known." in limits(report_on(tmp_path / "one", result))
+    other = result.model_copy(update={"task": "other"})
+    assert f"{one.task}: the {rarest} known." in limits(report_on(tmp_path / "two", result, other))
     unseen = report_on(tmp_path / "other", one.result(unseen=True))
-    assert f"{one.task}: no test image {one.shows} <img src=x>, so the {one.each} is not known." in limits(unseen)
+    assert f"No test image {one.shows} <img src=x>, so the {one.each} is not known." in limits(unseen)
     html(unseen)
     drawn = limits(report_on(tmp_path / "third", one.result(train="shapes:train:20")))
     assert any(line.startswith("The images of shapes are drawn by a program") for line in drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.encoders.provenance import Provenance
 from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Identity, Mask, Mixed
+from retouch.reporting.blocks import Figures
 from retouch.reporting.damage import damage_named, damage_of
 from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
-from retouch.reporting.training import introduced, learned_sentences
-from tests.retouch.reporting.reading import Page
+from retouch.reporting.training import introduced, learned_sentences, restoration, training_blocks
+from tests.retouch.reporting.reading import Page, inside
 from tests.retouch.reporting.runs import write_pretraining
 
 
@@ -91,3 +93,41 @@ def test_the_page_says_at_its_top_what_each_network_learned_unless_there_are_man
         hidden = Mask(ratio=0.3 + 0.1 * number).model_dump(mode="json")
         export_encoder(encoder, runs[-1] / "encoder", Provenance(pretext=hidden))
     assert introduced(read_facts(runs)) == ""
+
+
+def test_that_no_fault_was_found_is_said_once_for_several_runs(tmp_path: Path) -> None:
+    sound = [write_pretraining(tmp_path / name, sha256=name * 64) for name in ("a", "b")]
+    said = restoration(read_facts(sound))
+    assert said[-1].startswith("No training fault was found in any of these 2 runs: ")
+    assert sum("No training fault" in one for one in said) == 1
+    faulty = write_pretraining(tmp_path / "c", sha256="c" * 64, wrong="the network returns its input")
+    said = restoration(read_facts([*sound, faulty]))
+    assert said[-1].startswith("No training fault was found in a and b: ")
+    assert said[2].endswith(" A fault was found: the network returns its input.")
+    said = restoration(read_facts([sound[0], faulty]))
+    assert len(said) == 2
+    assert "No training fault was found: the network" in said[0]
+
+
+def test_two_points_of_a_loss_are_not_drawn(tmp_path: Path) -> None:
+    run = write_pretraining(tmp_path / "kmeans")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    for count, drawn in ((3, True), (2, False)):
+        (run / "metrics.jsonl").write_text("\n".join(lines[:count]))
+        assert any(isinstance(one, Figures) for one in training_blocks(read_facts([run]))) == drawn
+
+
+def test_passes_over_the_images_are_counted(tmp_path: Path) -> None:
+    said = Page(html(read_facts([write_pretraining(tmp_path / "a")]))).said
+    assert "passesover the images" in said
+    assert "16.0" in said  # 300 steps of 64 images, of 1,200
+
+
+def test_a_tenth_of_a_decibel_does_not_look_large(tmp_path: Path) -> None:
+    run = write_pretraining(tmp_path / "a")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[:4]]
+    found = [{**line, "psnr/network": 25.9 + 0.02 * number} for number, line in enumerate(lines)]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in found))
+    [figures] = [one for one in training_blocks(read_facts([run])) if isinstance(one, Figures)]
+    ticks = {one.text for one in inside(figures.items[0].chart).iter("text")}
+    assert {"25.5", "26", "26.5"} <= ticks

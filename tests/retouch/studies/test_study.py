@@ -85,7 +85,7 @@ def test_everything_is_left_in_one_folder(found: StudyReport, home: Path) -> Non
     assert {path.name for path in out.iterdir()} >= FILES | {"report.html", "results.json", "train.log"}
     assert read_results(out) == found
     page = (out / "report.html").read_text()
-    assert "Does pretraining help on these images?" in page
+    assert "Does pretraining help on shapes?" in page
     assert "The race" in page
     [predictions] = read_predictions(out)
     assert set(predictions.answers) == {one.name for one in found.contenders}

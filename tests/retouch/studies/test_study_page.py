@@ -47,7 +47,7 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert page.sections[0] == "study"
     assert "training" in page.sections
     said = page.said
-    assert "Does pretraining help on these images?" in said
+    assert "Does pretraining help on animals?" in said
     assert "Yes: colorize beats the untrained network. colorize is not shown to beat mask." in said
     assert "Methods learned without labels from 1,234 images of 16 px." in said
     assert "The study took 1,180 s; its budget was 1,200 s." in said
@@ -97,17 +97,17 @@ def test_the_page_of_a_study_has_all_its_parts(study: Path) -> None:
     said = page.said
     assert "colorize was chosen from 4 contestants by cross-validated ridge regression on 100 labeled training" in said
     # five contestants, of which one is a baseline, and two networks again with 50 and 200 labels
-    assert "The 300 test images of folder:tests were used once by each of 9 classifiers, 3 of them only for" in said
+    assert "The 300 test images of tests were used once by each of 9 classifiers, 3 of them only for" in said
     assert "and damaged copies of 100 of them 2 times, by the winner's classifier" in said
     damage = said[said.index("The classifier of a study's winner, as in the race's table, on 100 of its test images") :]
-    assert "undamaged% no color% holes% animal colorizewinner of study 75.0" in damage
+    assert "undamaged% no color% holes% colorizewinner of study 75.0" in damage
     assert "Damage: no color and holes (25% of the squares of 4 px)." in damage
-    assert "animal: colorize, the winner of study" in said
-    assert "animal: test images as colorize sees them" in said
+    assert "colorize, the winner of study" in said
+    assert "Test images as colorize sees them" in said
     assert "300 test images: the interval of an accuracy extends up to 5.6 points to either side." in said
-    assert "animal: 100 test images per class" in said
+    assert " 100 test images per class" in said
     assert "Each contestant of a study was trained once." in said
-    assert "animal: choices were made on 100 training images, where an accuracy is known only to within" in said
+    assert "Choices were made on 100 training images, where an accuracy is known only to within" in said
     assert "Labeled" in said
 
 
@@ -121,8 +121,8 @@ def test_an_uneven_study_whose_winner_only_guesses_says_so(study: Path) -> None:
     report = run.report.model_copy(update={"contenders": contenders})
     facts = replace(read_facts([study]), studies=(replace(run, report=report),))
     said = limits(facts)
-    assert "animal: always answering the most frequent class would be right for 80.0% of the images." in said
-    assert "animal: colorize is not shown to be better than always answering the most frequent class." in said
+    assert "Always answering the most frequent class would be right for 80.0% of the images." in said
+    assert "colorize is not shown to be better than always answering the most frequent class." in said
 
 
 def test_a_study_and_a_probe_on_the_same_test_images_are_counted_together(study: Path, tmp_path: Path) -> None:
@@ -130,9 +130,7 @@ def test_a_study_and_a_probe_on_the_same_test_images_are_counted_together(study:
     same = result.model_copy(update={"data": result.data.model_copy(update={"test": "folder:tests"})})
     probe = write_probe(tmp_path / "probe", (same, predictions))
     [said] = touched(read_facts([study, probe]))
-    assert said.startswith(
-        "The 300 test images of folder:tests were used once by each of 15 classifiers, 7 of them only"
-    )
+    assert said.startswith("The 300 test images of tests were used once by each of 15 classifiers, 7 of them only")
 
 
 def test_a_folder_of_runs_may_hold_a_study(study: Path) -> None:
