@@ -96,6 +96,6 @@ def test_an_installed_program_works_from_a_folder_of_the_user(installed: Install
     [result] = json.loads((tmp_path / "runs" / "linear-1" / "results.json").read_text())["results"]
     assert (result["task"], result["classes"]) == ("label", ["cat", "dog"])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Does denoise beat the same network untrained?" in page
+    assert "Does denoise beat the same network untrained, on " in page
     assert "versions: " not in page
     assert "torch " in page  # of train.log

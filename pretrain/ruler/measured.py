@@ -62,7 +62,8 @@ class Measured(Config):
 
     @property
     def _left_out(self) -> str:
-        return f" ({self.nothing_to_restore:,} have nothing to restore)" if self.nothing_to_restore else ""
+        have = "has" if self.nothing_to_restore == 1 else "have"
+        return f" ({self.nothing_to_restore:,} {have} nothing to restore)" if self.nothing_to_restore else ""
 
     @property
     def sentence(self) -> str:
@@ -72,7 +73,7 @@ class Measured(Config):
         if self.held_out_loss is not None:
             losses = f"held-out loss {self.held_out_loss:.4g} (training {self.training_loss:.4g})"
         return (
-            f"step {self.step:,}: {standing(self.psnr, self.restorers)} on {self.images} {kind} "
+            f"step {self.step:,}: {standing(self.psnr, self.restorers)} on {self.images:,} {kind} "
             f"images{self._left_out}; {losses}; effective rank {self.health.effective_rank:.1f} of "
             f"{self.health.features} (untrained {self.untrained.effective_rank:.1f})"
         )

@@ -2,7 +2,8 @@
 
 facts.py      the facts in run folders, as frozen types
 compare.py    which differences are shown, with Holm's correction
-sentences.py  facts in plain English: the question, the verdict
+sentences.py  facts in plain English
+answer.py     the question and the verdict; names.py: short names of data
 limits.py     what the results do not show
 tables.py     facts as tables: results and choices; run_tables.py: data, codes, cost, origins
 confidence.py how well calibrated the classifiers are

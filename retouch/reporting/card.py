@@ -12,12 +12,13 @@ from common.encoders.readme import MARK, front_matter, loading, plain
 from common.errors import UserError, check_all
 from common.files import in_full, write_text
 from finetune.table import markdown
+from retouch.reporting.answer import about, question, verdict
 from retouch.reporting.blocks import Block, Cell, Column, Commands, Points, Prose, Table
 from retouch.reporting.facts import Facts
 from retouch.reporting.page import check_out
 from retouch.reporting.parts import card_parts
 from retouch.reporting.reading import read_facts
-from retouch.reporting.sentences import about, distinct, question, verdict
+from retouch.reporting.sentences import distinct
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,12 @@ from common.words import counted, first_upper, headed
 from finetune.records import GENERATED as GENERATED_IMAGES
 from finetune.records import NONE_LEFT, DataFacts
 from finetune.results import Score
+from retouch.reporting.answer import trained_once
 from retouch.reporting.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
 from retouch.reporting.facts import Facts
 from retouch.reporting.falls import falls
 from retouch.reporting.names import in_text
-from retouch.reporting.sentences import (
-    NAMED,
-    chance,
-    distinct,
-    half_width,
-    listed,
-    number,
-    trained_once,
-    uneven,
-)
+from retouch.reporting.sentences import NAMED, chance, distinct, half_width, listed, number, uneven
 from retouch.reporting.several import several_limits
 from retouch.reporting.training import wrong
 

@@ -13,13 +13,12 @@ from markupsafe import Markup, escape
 from common.errors import UserError, check_all
 from common.files import ELSEWHERE, in_full, is_address, is_marked, write_text
 from common.machine.versions import signature
+from retouch.reporting.answer import about, question_on, verdict
 from retouch.reporting.blocks import Frame
 from retouch.reporting.facts import Facts
 from retouch.reporting.labeling import labeling_frame
-from retouch.reporting.names import data_name
 from retouch.reporting.parts import page_parts
 from retouch.reporting.reading import read_facts
-from retouch.reporting.sentences import NAMED, about, distinct, listed, question, verdict
 from retouch.reporting.training import introduced
 
 MARK = '<meta name="generator" content="retouch report">'  # identifies a report as ours
@@ -93,16 +92,6 @@ def check_out(out: Path, mark: str = MARK, what: str = "report", suffixes: Seque
 def breakable(text: str) -> Markup:
     """A text whose paths and names are broken, if they must be, after a slash or before an underscore."""
     return Markup(str(escape(text)).replace("/", "/<wbr>").replace("_", "<wbr>_"))  # no entity holds either
-
-
-def question_on(facts: Facts) -> str:
-    """The question with the names of the data, unless there are many: ``Does pretraining help on cifar10?``"""
-    asked, names = question(facts), distinct(map(data_name, facts.labeled_sources or facts.unlabeled_sources))
-    if not 0 < len(names) <= NAMED:
-        return asked
-    who = asked.removesuffix("?").removesuffix(" on these images")
-    comma = "," if who.endswith("untrained") else ""  # the comparison is on these data, not the training
-    return f"{who}{comma} on {listed(names)}?"
 
 
 def html(facts: Facts, label: Frame | None = None) -> str:

@@ -13,6 +13,7 @@ from finetune.table import worth_lines
 from pretrain.report.atoms import tiles_alone
 from pretrain.report.dictionary import EXCITED
 from pretrain.sample import SAMPLE_IMAGES
+from retouch.reporting.answer import chains
 from retouch.reporting.blocks import Block, Commands, Figure, Figures, Frame, Panel, Panels, Part, Points, Prose, Table
 from retouch.reporting.charts import OF_LABELS, labels_chart, reliability_chart
 from retouch.reporting.choices import chosen
@@ -37,7 +38,7 @@ from retouch.reporting.run_tables import (
     unlabeled_tables,
 )
 from retouch.reporting.seeds import seeds_blocks
-from retouch.reporting.sentences import LEGEND, RULE, chains, distinct, labels_rules, listed
+from retouch.reporting.sentences import LEGEND, RULE, distinct, labels_rules, listed
 from retouch.reporting.several import several_blocks
 from retouch.reporting.study import raced, study_blocks, study_tables
 from retouch.reporting.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
@@ -263,7 +264,8 @@ def _damage(facts: Facts) -> tuple[Block, ...]:
             "damaged, without refitting; undamaged are the same images. No choice was based on them."
         )
     lost = tuple(one.sentence for one in falls(facts))
-    return (*((Points(lost),) if lost else ()), Prose(tuple(about)), table)
+    said = (Prose(lost),) if len(lost) == 1 else (Points(lost),) if lost else ()
+    return (*said, Prose(tuple(about)), table)
 
 
 def _code(facts: Facts) -> Part:

@@ -8,10 +8,11 @@ from finetune.results import ProbeReport
 from finetune.spreads import MEASURES, Seeds
 from finetune.table import spread_text
 from pretrain.results import PretrainSeeds
+from retouch.reporting.answer import answered, rival_sentence
 from retouch.reporting.blocks import Block, Cell, Column, Points, Prose, Table
 from retouch.reporting.compare import group_gains, group_rivals
 from retouch.reporting.facts import Facts, Group
-from retouch.reporting.sentences import answered, distinct, interval, rival_sentence
+from retouch.reporting.sentences import distinct, interval
 from retouch.reporting.tables import merged, probe_name
 
 ABOUT = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.words import counted
+from common.words import counted, headed
 from finetune.results import Comparison
 from finetune.table import worth_lines
 from retouch.reporting.blocks import Block, Cell, Column, Figure, Figures, Points, Prose, Table
@@ -84,9 +84,9 @@ def _tables(report: StudyReport, name: str) -> list[Block]:
         found.append(
             Points(
                 tuple(
-                    f"{task}: {report.winner} reaches {number(one.test.accuracy)}% {interval(*one.test.ci95)} with "
-                    f"{PROBES[report.probe_kind]} fitted on all {one.n_train:,} labeled images. The other contestants "
-                    "had no such probe, so compare it with none of them."
+                    f"{_about(report, task)}{report.winner} reaches {number(one.test.accuracy)}% "
+                    f"{interval(*one.test.ci95)} with {PROBES[report.probe_kind]} fitted on all {one.n_train:,} "
+                    "labeled images. The other contestants had no such probe, so compare it with none of them."
                     for task, one in report.probe.items()
                 )
             )
@@ -140,7 +140,13 @@ def _contenders(report: StudyReport, task: str) -> Table:
                 Cell(f"{one.features:,}" if one.features else ""),
             )
         )
-    return Table(columns, tuple(rows), title=task, note=counted(len(report.classes[task]), "class", "classes"))
+    title = task if len(report.classes) > 1 else "Accuracy"
+    return Table(columns, tuple(rows), title=title, note=counted(len(report.classes[task]), "class", "classes"))
+
+
+def _about(report: StudyReport, task: str) -> str:
+    """What a sentence about a task begins with: ``animal: ``, or nothing if there is only one task."""
+    return f"{task}: " if len(report.classes) > 1 else ""
 
 
 def _role(one: Contender, winner: str) -> str:
@@ -187,9 +193,14 @@ def _worth(report: StudyReport) -> tuple[Block, ...]:
     """Accuracy of the winner and of its untrained network, from few labels to all of them."""
     figures = [
         Figure(
-            labels_chart(f"{task}: what the training of {report.winner} is worth in labels", found),
-            f"{task}: test accuracy in %, by ridge regression, of {report.winner} (encoder) and its untrained network; "
-            "bars: 95% intervals",
+            labels_chart(
+                headed(_about(report, task), f"what the training of {report.winner} is worth in labels"), found
+            ),
+            headed(
+                _about(report, task),
+                f"test accuracy in %, by ridge regression, of {report.winner} (encoder) and its untrained network; "
+                "bars: 95% intervals",
+            ),
         )
         for task, found in report.worth.items()
     ]

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from finetune.results import Comparison
 from finetune.table import two_digits
 from finetune.worth import LabelEfficiency
+from retouch.reporting.answer import answered
 from retouch.reporting.compare import Contrast
-from retouch.reporting.sentences import ahead, answered, interval, listed, number, p_text, points, signed
+from retouch.reporting.sentences import ahead, interval, listed, number, p_text, points, signed
 from retouch.studies.results import Contender, Kind, Role, Versus
 
 LEVEL, POWER = 0.05, 0.8

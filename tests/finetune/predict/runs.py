@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
+from common.data import build_source, load_images
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from finetune.config import FinetuneConfig, ProbeConfig
@@ -71,3 +73,11 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, as Python's own reader sees them."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def saved_images(folder: Path, count: int, size: int = 16) -> Path:
+    """Test images of ``shapes`` as PNG files."""
+    folder.mkdir(parents=True)
+    for row, pixels in enumerate(load_images(build_source("shapes:test"), size, limit=count).rows(torch.arange(count))):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{row:03d}.png")
+    return folder

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from retouch.reporting.answer import question_on
 from retouch.reporting.names import data_name, in_text
-from retouch.reporting.page import breakable, html, question_on
+from retouch.reporting.page import breakable, html
 from retouch.reporting.reading import read_facts
 from tests.retouch.reporting.reading import Page
 from tests.retouch.reporting.runs import EVIL, facts_of, probe_result, write_pretraining, write_probe

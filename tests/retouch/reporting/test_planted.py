@@ -14,11 +14,11 @@ import retouch
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
 from common.encoders.provenance import Provenance
+from retouch.reporting.answer import verdict
 from retouch.reporting.choices import chosen
 from retouch.reporting.limits import limits
 from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
-from retouch.reporting.sentences import verdict
 from tests.retouch.reporting.reading import Page
 
 QUIET: dict[str, Any] = {"precision": "float32", "wandb": {"mode": "disabled"}}

@@ -15,11 +15,11 @@ from finetune.seeds import Plan, summarized
 from finetune.spreads import Over
 from pretrain.results import PretrainSeeds
 from pretrain.results import read_results as read_pretraining
+from retouch.reporting.answer import rival_sentence, verdict
 from retouch.reporting.compare import UNTRAINED, gains, group_gains, group_rivals, rivals
 from retouch.reporting.page import html
 from retouch.reporting.parts import repeat_command
 from retouch.reporting.reading import read_facts
-from retouch.reporting.sentences import rival_sentence, verdict
 from tests.retouch.reporting.reading import Page
 from tests.retouch.reporting.runs import probe_result, start, write_pretraining, write_probe
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.results import Comparison
+from retouch.reporting.answer import about, answered, question, verdict
 from retouch.reporting.card import card
 from retouch.reporting.choices import chosen, touched
 from retouch.reporting.compare import Contrast, gains, holm, rivals
@@ -18,7 +19,7 @@ from retouch.reporting.facts import Facts, Neighbors, Settings
 from retouch.reporting.limits import limits
 from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
-from retouch.reporting.sentences import about, answered, half_width, interval, listed, points, question, signed, verdict
+from retouch.reporting.sentences import half_width, interval, listed, points, signed
 from retouch.reporting.tables import choice_terms, probe_tables
 from retouch.reporting.training import restoration
 from tests.retouch.reporting.runs import LABELS, RIGHT, facts_of, probe_result, write_finetuning, write_pretraining
@@ -150,7 +151,7 @@ def test_a_verdict_is_two_sentences_with_the_difference_as_it_was_measured() -> 
     assert said[0].endswith("(McNemar p < 0.001).")
     assert more == (
         "Measured with linear probes (linear classifiers on the frozen features) of 1 encoder on 1 task, on 300 test "
-        "images of folder:animals-test; each encoder was trained once.",
+        "images of animals-test; each encoder was trained once.",
     )
     assert said[1].startswith("The linear probe's accuracy is 80.0% [")
     assert said[1].endswith("on animal, where the most frequent class alone gives 33.3%.")
@@ -178,7 +179,7 @@ def test_the_best_encoder_is_not_praised_for_color_that_the_other_could_not_see_
 
 def test_two_seeds_of_one_pretext_are_not_said_to_be_trained_once() -> None:
     both = facts_of(probe_result(sha256="a" * 64), probe_result(sha256="b" * 64))
-    assert "of 2 encoders on 1 task, on 300 test images of folder:animals-test." in verdict(both).more[0]
+    assert "of 2 encoders on 1 task, on 300 test images of animals-test." in verdict(both).more[0]
 
 
 def test_without_an_untrained_network_there_is_no_verdict() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from finetune.records import NearDuplicates, Repeat
 from finetune.structured_results import LabelComparison
+from retouch.reporting.answer import about, question, verdict
 from retouch.reporting.blocks import Table
 from retouch.reporting.choices import chosen, touched
 from retouch.reporting.facts import Facts
@@ -19,7 +20,6 @@ from retouch.reporting.limits import limits
 from retouch.reporting.page import html
 from retouch.reporting.parts import card_parts, page_parts
 from retouch.reporting.run_tables import cost_table, labeled_tables, repeats_table
-from retouch.reporting.sentences import about, question, verdict
 from retouch.reporting.several import OVER, several_blocks
 from retouch.reporting.tables import choice_table
 from tests.retouch.reporting.runs import probe_result, write_probe

@@ -16,6 +16,7 @@ from common.files import write_json
 from finetune.metrics import compare, score
 from finetune.records import NONE_LEFT
 from finetune.tracked import send
+from retouch.reporting.answer import verdict
 from retouch.reporting.card import model_card
 from retouch.reporting.charts import Racer, race_chart
 from retouch.reporting.choices import touched
@@ -23,7 +24,6 @@ from retouch.reporting.limits import limits
 from retouch.reporting.page import html
 from retouch.reporting.parts import repeat_command
 from retouch.reporting.reading import read_facts
-from retouch.reporting.sentences import verdict
 from retouch.studies.results import read_results
 from retouch.studies.table import study_table
 from retouch.studies.tracked import study_shown
@@ -60,7 +60,7 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert "Not run: mixed: needs at least 90 s." in said
     assert "3 of 300 test images are also training images" in said
     assert "training from scratch on the labels" in said
-    assert "animal: test accuracy in %, by ridge regression, of colorize (encoder) and its untrained network" in said
+    assert "Test accuracy in %, by ridge regression, of colorize (encoder) and its untrained network" in said
     assert "<img src=x" not in html(facts)
 
 
