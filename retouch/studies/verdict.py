@@ -107,10 +107,14 @@ def _own_gain(winner: Contender, rivals: Rivals, contenders: Sequence[Contender]
     found = next((one.over_twin for one in contenders if others and one.name == others[0].other), {})
     if winner.kind == "restoring" or not found:
         return ""
+    name, [first, *rest] = others[0].other, found.values()
+    if not rest and not first.ci95[0] <= 0 <= first.ci95[1]:
+        raised = "raised" if first.difference > 0 else "lowered"
+        return f"Pretraining {raised} the accuracy of {name} by {points(first)}."
     tasks = [f"{signed(one.difference)} points {interval(*one.ci95)}" for one in found.values()]
-    if len(tasks) > 1:
+    if rest:
         tasks = [f"{said} ({task})" for task, said in zip(found, tasks, strict=True)]
-    return f"Training changed the accuracy of {others[0].other} by {listed(tasks)}."
+    return f"Pretraining changed the accuracy of {name} by {listed(tasks)}."
 
 
 def trained(contenders: Sequence[Contender]) -> str:

@@ -199,8 +199,14 @@ def test_the_gain_of_the_best_network_is_named_even_if_it_did_not_win() -> None:
     mask = raced(0.4, 0.5).model_copy(update={"over_twin": {"animal": gain}})
     rivals: Rivals = {"restoring": ("mask", 0.6), "untrained": ("untrained_gray", 0.5)}
     said = told("simple", 0.7, rivals, contenders=(mask,))
-    assert "Training changed the accuracy of mask by +10.0 points [" in said
+    assert "Pretraining raised the accuracy of mask by 10.0 points [" in said
     assert "kmeans beats the untrained network of mask by 20.0 points [" in said
+    harm = compare(answers_of(LABELS, 0.5, 4), answers_of(LABELS, 0.6, 4), LABELS)
+    worse = told("simple", 0.7, rivals, contenders=(mask.model_copy(update={"over_twin": {"animal": harm}}),))
+    assert "Pretraining lowered the accuracy of mask by 10.0 points [" in worse
+    little = compare(answers_of(LABELS, 0.6, 4), answers_of(LABELS, 0.5975, 4), LABELS)
+    same = told("simple", 0.7, rivals, contenders=(mask.model_copy(update={"over_twin": {"animal": little}}),))
+    assert "Pretraining changed the accuracy of mask by +0.2 points [0.0, 0.8]." in same
 
 
 def test_a_simple_method_that_beats_the_network_chosen_on_validation_is_a_no() -> None:
