@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=max(1, usable_cores() - 1), help="threads of the network")
     parser.add_argument("--workers", type=int, default=1, help="processes that decode (default: 1)")
     parser.add_argument("--encoder", type=Path, help="a run or encoder in place of small_cnn with random weights")
+    parser.add_argument("--precision", default="auto", help="of the network (default: auto)")
     parser.add_argument("--plain", nargs=2, metavar=("PROBE", "SOURCE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -80,7 +81,8 @@ def main() -> None:
             photographs = f"parquet:{given.photographs}/train-*.parquet"
             cases.append(("photographs", probed(home / "larger", photographs, given.encoder, LARGER), photographs))
         results = {name: compared(home, which, source, given) for name, which, source in cases}
-    record("predict", results, seed=SEED)
+    kind = "" if given.precision == "auto" else f"_{given.precision}"
+    record("predict", {f"{name}{kind}": one for name, one in results.items()}, seed=SEED, add=True)
 
 
 def probed(home: Path, train: str, encoder: Path | None, size: int = SIDE) -> Path:
@@ -115,6 +117,7 @@ def compared(home: Path, probe: Path, source: str, given: argparse.Namespace) ->
     def predict() -> PredictResult:
         data = [f"data.source={source}", f"data.limit={given.images}", f"data.workers={given.workers}"]
         run = [f"out={home / 'predicted'}", "overwrite=true", f"batch_size={BATCH}", "wandb.mode=disabled"]
+        run += [f"precision={given.precision}"]
         return retouch.predict(str(probe), *data, *run)
 
     predict()  # from here on, this process keeps freed memory
@@ -151,13 +154,15 @@ def network_alone(probe: Path, source: str, given: argparse.Namespace) -> Callab
     pixels = images.rows(torch.arange(len(images)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     channels_last(classifier, device)
-    bare(classifier, pixels[: 4 * BATCH], device)
-    return partial(bare, classifier, pixels, device)
+    precision = resolve_precision(given.precision, device)
+    bare(classifier, pixels[: 4 * BATCH], device, precision)
+    return partial(bare, classifier, pixels, device, precision)
 
 
 def plain_seconds(probe: Path, source: str, given: argparse.Namespace) -> float:
     """Seconds of the bare network in a fresh process with the C library's defaults."""
     options = [f"--images={given.images}", f"--threads={given.threads}", f"--workers={given.workers}"]
+    options += [f"--precision={given.precision}"]
     command = [sys.executable, __file__, "--plain", str(probe), source, *options]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
@@ -187,9 +192,8 @@ def decode(source: str, size: int, count: int, started: Event, ended: Event) -> 
                 return
 
 
-def bare(classifier: Applied, pixels: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
+def bare(classifier: Applied, pixels: torch.Tensor, device: torch.device, precision: torch.dtype) -> list[torch.Tensor]:
     """Logits of decoded images, uint8 ``[N 3 S S]``, batch by batch."""
-    precision = resolve_precision("auto", device)
     with torch.inference_mode(), autocast(device, precision):
         return [classifier(to_float(batch.to(device))).cpu() for batch in torch.split(pixels, BATCH)]
 
