@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.runs.spread import Spread
-from common.words import counted, true_minus
+from common.words import counted, first_upper, true_minus
 from finetune.lines import SUBJECTS, Line, subject_name, task_names
 from finetune.results import ProbeResult, Score
 from finetune.spreads import MEASURES, Seeds
@@ -180,7 +180,7 @@ def seeds_table(seeds: Seeds, encoder: str) -> Table:
     """Accuracy in percent over several seeds, a block of methods for each task, and its interval for linear probes."""
     what = "pretraining seeds" if seeds.over == "pretraining" else "seeds of the probe; the encoder is the same"
     measured = " or ".join(_in_order(MEASURES[one.measure] for one in seeds.spreads))
-    title = f"{measured[:1].upper()}{measured[1:]}, %: mean ± standard deviation over {what}"
+    title = f"{first_upper(measured)}, %: mean ± standard deviation over {what}"
     table = Table(title=title, title_justify="left")
     probes = _in_order(one.probe for one in seeds.spreads)
     header = [PROBES.get(name, name.replace("_", " ")) for name in probes]

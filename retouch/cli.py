@@ -49,7 +49,7 @@ examples:
   retouch export runs/mine to=exports/mine format=onnx
   retouch pretrain denoise --help
 
-encoders of colorize see pictures in gray: take mask or denoise if yours are
+encoders of colorize see pictures in gray: use mask or denoise if yours are
 gray, or if color tells your classes apart
 """
 

@@ -10,6 +10,7 @@ import yaml
 
 from common.encoders.card import EncoderCard
 from common.encoders.head import Answers
+from common.words import first_upper
 
 README = "README.md"
 SHOWN = 20  # classes that are named
@@ -130,7 +131,7 @@ def loading(card: EncoderCard, answers: Answers = "class") -> str:
     )
     ours = ("    import retouch", *(classifier if card.class_names else encoder))
     code = "\n".join([*ours, *(("", *timm) if card.plain_timm else ())])
-    return f"{code}\n\n{plain(card.note[:1].upper() + card.note[1:])}." if card.note else code
+    return f"{code}\n\n{plain(first_upper(card.note))}." if card.note else code
 
 
 def plain(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.words import counted, headed
+from common.words import counted, first_upper, headed
 from finetune.results import Comparison
 from finetune.table import worth_lines
 from retouch.reporting.blocks import Block, Cell, Column, Figure, Figures, Points, Prose, Table
@@ -78,7 +78,7 @@ def _tables(report: StudyReport, name: str) -> list[Block]:
     if report.repeated:
         about.append(f"Left out of pretraining: {counted(report.repeated, 'image')} that repeat test images.")
     found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task) for task in report.classes)]
-    protocol = tuple(f"{part[:1].upper()}{part[1:]}." for part in report.protocol.split("; "))
+    protocol = tuple(f"{first_upper(part)}." for part in report.protocol.split("; "))
     found += [Prose((RULE,), small=True), Prose(("How all were measured:",)), Points(protocol)]
     if report.probe:
         found.append(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
+from common.words import first_upper
 from finetune.results import Comparison
 from finetune.table import two_digits
 from finetune.worth import LabelEfficiency
@@ -253,7 +254,7 @@ def _others(winner: Contender, rivals: Rivals, covered: set[Role]) -> list[str]:
                 by = f" by {_by(some)}" if shown != "open" else f" ({_range(some)})"
                 said[shown].append(f"{_rival(winner, role, rivals, some[0].other)}{on}{by}")
     name = _in_words(winner.name, winner.kind)
-    name = name if name == winner.name else f"{name[:1].upper()}{name[1:]}"
+    name = name if name == winner.name else first_upper(name)
     is_ = "are" if winner.kind == "pixels" else "is"
     parts = [
         f"{_beats(winner.kind)} {listed(said['better'])}" if said["better"] else "",
