@@ -155,6 +155,15 @@ def _pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
+def shown_where(picture: Picture) -> Tensor:
+    """The opacity of the restored picture, uint8 ``[1 H W]``: that of the picture, and opaque where holes were filled.
+
+    An area may have been erased, and marked by a mask, so that it is filled.
+    """
+    assert picture.opacity is not None
+    return picture.opacity if picture.hidden is None else picture.opacity.masked_fill(picture.hidden, 255)
+
+
 def with_opacity(picture: Tensor, opacity: Tensor) -> Image.Image:
     """A picture that was seen on white, as RGBA: on white, it looks the same again where its opacity allows it.
 

@@ -31,7 +31,7 @@ from common.words import counted
 from pretrain.gradient.kept import decoder_folder
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import JOURNAL, PICTURES, SCORES, SHEET, RestoreConfig
-from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictures, with_opacity
+from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictures, shown_where, with_opacity
 from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer, punched
 from pretrain.restoring.results import RestoredPicture, RestoreResult, Scores
 from pretrain.restoring.scores import score
@@ -203,7 +203,7 @@ def _restore_all(
             before=None if clean is None else score(given, clean, counts),
             after=None if clean is None else score(restored, clean, counts),
         )
-        shown = to_pil(restored) if picture.opacity is None else with_opacity(restored, picture.opacity)
+        shown = to_pil(restored) if picture.opacity is None else with_opacity(restored, shown_where(picture))
         if picture.profile is not None:
             shown.info["icc_profile"] = picture.profile
         save_png(shown, journal.folder / name)

@@ -119,7 +119,7 @@ def verdict(facts: Facts) -> Verdict:
     measured = tuple(_measured_verdict(facts))
     if facts.studies:
         said = _study_verdicts(facts)
-        return said._replace(more=(*said.more, *measured))
+        return said._replace(more=(*said.more, *(f"Other runs: {one}" for one in measured)))
     if measured:
         return Verdict(measured[:ANSWER], measured[ANSWER:])
     command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"

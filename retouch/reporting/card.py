@@ -12,7 +12,7 @@ from common.encoders.readme import MARK, front_matter, loading, plain
 from common.errors import UserError, check_all
 from common.files import in_full, write_text
 from finetune.table import markdown
-from retouch.reporting.answer import about, question, verdict
+from retouch.reporting.answer import about, question_on, verdict
 from retouch.reporting.blocks import Block, Cell, Column, Commands, Points, Prose, Table
 from retouch.reporting.facts import Facts
 from retouch.reporting.page import check_out
@@ -80,7 +80,7 @@ def _pieces(facts: Facts, beside: EncoderCard | None, answers: Answers) -> list[
     answer, more = verdict(facts)
     pieces = [
         front_matter(methods, tuned=bool(tuned) if beside is None else beside.provenance.stage == "finetune"),
-        f"# {plain(question(facts))}",
+        f"# {plain(question_on(facts))}",
         *map(plain, answer),
         *([_block(Points(more))] if more else []),
         plain(about(facts)),

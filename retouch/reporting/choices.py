@@ -82,10 +82,12 @@ def touched(facts: Facts) -> list[str]:
             others[key] += baselines
             if (winner := study.report.damage.get(task)) is not None:
                 damaged[key][winner.clean.n, "the winner's classifier"] += len(winner.damaged)
+    short = Counter(in_text(source) for source, _ in own)
     return [
-        f"The {test_images(key[1], in_text(key[0]))} were used once by {_each_of(count + others[key])}"
-        f"{_baselines_too(others[key])}{_damaged_too(damaged[key], key[1])}; no choice was based on them."
-        for key, count in own.items()
+        f"The {test_images(n, source if short[in_text(source)] > 1 else in_text(source))} were used once by "
+        f"{_each_of(count + others[source, n])}"
+        f"{_baselines_too(others[source, n])}{_damaged_too(damaged[source, n], n)}; no choice was based on them."
+        for (source, n), count in own.items()
     ]
 
 

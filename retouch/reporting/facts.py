@@ -375,6 +375,10 @@ class Facts:
         named = {one.task for one in (*self.probed, *self.winners)} | {run.result.task for run in self.finetuning}
         return f"{task}: " if len(named) > 1 else ""
 
+    def about_winner(self, one: Winner) -> str:
+        """What a sentence about the winner of a study begins with: the study's name if there are several, the task."""
+        return f"{one.origin.name}: {self.about(one.task)}" if len(self.studies) > 1 else self.about(one.task)
+
     def group_of(self, origin: Origin) -> Group | None:
         """The group that a run belongs to."""
         return next((group for group in self.groups if group.folder == origin.folder.parent), None)

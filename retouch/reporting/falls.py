@@ -11,6 +11,7 @@ from retouch.reporting.damage import SCALE, damage_named
 from retouch.reporting.facts import Facts
 from retouch.reporting.sentences import chance, number
 
+OTHERS = " Other methods were not tested."
 LARGE = 0.5  # of what an accuracy is above chance: a fall of more than this share is among the limits
 
 
@@ -43,7 +44,7 @@ def falls(facts: Facts) -> list[Fall]:
         ]
         found += sorted(each, key=lambda one: -one.points)[:1]
     found += [
-        _fall(facts.about(one.task), one.name, one.damage.clean, one.damage.damaged, " Other methods were not tested.")
+        _fall(facts.about_winner(one), one.name, one.damage.clean, one.damage.damaged, OTHERS)
         for one in facts.winners
         if one.damage is not None and one.damage.damaged
     ]

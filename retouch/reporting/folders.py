@@ -94,10 +94,10 @@ def _contestants(study: Path) -> list[Path]:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of their paths that differ for all of them."""
+    """The shortest end of each path that no other one of them has."""
     paths = [folder.resolve().parts for folder in folders]
-    for parts in range(1, max(map(len, paths), default=0) + 1):
-        names = ["/".join(path[-parts:]) for path in paths]
-        if len(set(names)) == len(names):
-            break
-    return [as_utf8(name) for name in names] if paths else []
+    ends = Counter(path[-parts:] for path in paths for parts in range(1, len(path) + 1))
+    return [
+        as_utf8("/".join(next((end for parts in range(1, len(path)) if ends[end := path[-parts:]] == 1), path)))
+        for path in paths
+    ]

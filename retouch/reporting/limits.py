@@ -51,14 +51,19 @@ def limits(facts: Facts) -> list[str]:
 
 
 def _tests(facts: Facts) -> list[tuple[str, tuple[str, ...], DataFacts, Score]]:
-    """Each task once: its name, classes, data, and a score on its test images."""
-    found: dict[str, tuple[str, tuple[str, ...], DataFacts, Score]] = {}
-    for entry in facts.entries:
-        found.setdefault(entry.task, (entry.task, entry.result.classes, entry.result.data, entry.result.linear.test))
-    for run in facts.finetuning:
-        found.setdefault(run.result.task, (run.result.task, run.result.classes, run.result.data, run.result.tuned.test))
-    for one in facts.winners:
-        found.setdefault(one.task, (one.task, one.classes, one.data, one.score))
+    """Each task of each data set once: what a sentence begins with, classes, data, and a score on its test images."""
+    each = [
+        (entry.task, facts.about(entry.task), entry.result.classes, entry.result.data, entry.result.linear.test)
+        for entry in facts.entries
+    ]
+    each += [
+        (run.result.task, facts.about(run.result.task), run.result.classes, run.result.data, run.result.tuned.test)
+        for run in facts.finetuning
+    ]
+    each += [(one.task, facts.about_winner(one), one.classes, one.data, one.score) for one in facts.winners]
+    found: dict[tuple[str, str], tuple[str, tuple[str, ...], DataFacts, Score]] = {}
+    for task, about, classes, data, score in each:
+        found.setdefault((task, data.test), (about, classes, data, score))
     return list(found.values())
 
 
@@ -73,14 +78,14 @@ def _few_images(facts: Facts) -> list[str]:
 
 def _few_per_class(facts: Facts) -> list[str]:
     found = []
-    for task, classes, _, score in _tests(facts):
+    for about, classes, _, score in _tests(facts):
         counts = {name: sum(row) for name, row in zip(classes, score.confusion, strict=True) if sum(row)}
         if len(counts) < 2:
             continue
         name, fewest = min(counts.items(), key=lambda item: item[1])
         which = f"of {name}, the smallest class" if fewest < max(counts.values()) else "per class"
         found.append(
-            f"{facts.about(task)}{counted(fewest, 'test image')} {which}: the interval of a class's accuracy extends "
+            f"{about}{counted(fewest, 'test image')} {which}: the interval of a class's accuracy extends "
             f"up to {number(half_width(fewest))} points to either side."
         )
     return found
@@ -89,10 +94,10 @@ def _few_per_class(facts: Facts) -> list[str]:
 def _imbalance(facts: Facts) -> list[str]:
     return [
         headed(
-            facts.about(task),
+            about,
             f"always answering the most frequent class would be right for {number(chance(score))}% of the images.",
         )
-        for task, _, _, score in _tests(facts)
+        for about, _, _, score in _tests(facts)
         if uneven(score)
     ]
 

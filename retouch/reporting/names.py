@@ -9,7 +9,8 @@ from common.data.build import SOURCES
 from common.data.split import BESIDES, split_of
 
 PART = re.compile(r"(.*) (\([^()]*\))")  # of the images of a source
-MANY = re.compile(r"[*?\[]")  # in a name that stands for several files
+MANY = re.compile(r"[*?]")  # in a name that stands for several files; folders may have brackets
+HERE = "the current folder"  # as it was for the run
 SUFFIXES = {suffix for scheme in SOURCES.values() for suffix in scheme.suffixes}
 
 
@@ -20,12 +21,12 @@ def data_name(source: str) -> str:
     if scheme == "patches":
         return data_name(rest)
     if scheme not in SOURCES:
-        return _name_of(whole) or whole
+        return _name_of(whole) or HERE
     if scheme == "hf":
         rest = rest.partition(":")[0]
     elif not SOURCES[scheme].path:
         return rest.partition(":")[0] if scheme in ("torchvision", "memory") else scheme
-    return _name_of(rest) or scheme
+    return _name_of(rest) or (HERE if rest.startswith(".") else scheme)
 
 
 def in_text(source: str) -> str:

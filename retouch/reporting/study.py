@@ -13,7 +13,7 @@ from retouch.reporting.compare import LEVEL, holm
 from retouch.reporting.facts import Facts, Studied
 from retouch.reporting.sentences import interval, labels_rules, listed, number, signed
 from retouch.reporting.tables import EMPTY, accuracy, gain
-from retouch.studies.plan import ProbeKind
+from retouch.studies.plan import FINALISTS, ProbeKind
 from retouch.studies.results import Contender, Kind, StudyReport
 from retouch.studies.verdict import shown_name
 
@@ -70,7 +70,8 @@ def _tables(report: StudyReport, name: str) -> list[Block]:
         f"The study took {report.seconds:,.0f} s; its budget was {report.budget:,.0f} s.",
     ]
     about += _contestants(report)
-    if report.raced:
+    racers = sum(one.kind == "restoring" for one in report.contenders)
+    if report.raced and racers > FINALISTS:
         about.append(
             "The networks were trained in a race: after each of its parts, called rungs, the worse half dropped out "
             "and the better half was trained on."

@@ -323,8 +323,9 @@ def scratch_steps(parts: Parts, plan: Plan, valuing: float) -> int:
         return 0
     begun = parts.journal.clock.taken
     step = scratch_pace(parts.config, parts.field, parts.images.sets, parts.images.size, parts.here)
-    steps = int((seconds - (parts.journal.clock.taken - begun)) / _tasks(parts) / step)
-    return steps if steps >= planning.FEWEST_STEPS else 0
+    seconds -= parts.journal.clock.taken - begun
+    steps = int(seconds / _tasks(parts) / step)
+    return steps if steps >= planning.FEWEST_STEPS and seconds >= least else 0
 
 
 def scratch_overhead(parts: Parts) -> float:

@@ -238,6 +238,8 @@ def _settle_scratch(parts: Parts, plan: Plan, *, valued: bool) -> Plan:
     steps = scratch_steps(parts, plan, change(parts) * worth_seconds(parts) if valued else 0.0)
     others = tuple(line for line in plan.left_out if line != NO_TIME_FOR_SCRATCH)
     lines = others if steps else (*others, NO_TIME_FOR_SCRATCH)
+    if steps and others != plan.left_out:
+        log.info("%s: there is time for it after all", SCRATCH)
     plan = plan.model_copy(update={"scratch": steps, "scratch_settled": True, "left_out": lines})
     parts.journal.save_plan(plan)
     return plan

@@ -166,7 +166,11 @@ def read_plan(path: Path) -> Plan:
         raise UserError(f"plan: no such file: {path}; give the {PLAN} of a study") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"plan: {path} cannot be read: {one_line(error)}") from None
-    except ValidationError:
+    except ValidationError as error:
+        if any(one["loc"] == ("version",) and one["type"] != "missing" for one in error.errors()):
+            raise UserError(
+                f"plan: {path} is of another version of Retouch, which planned in another way; start a new study"
+            ) from None
         raise UserError(f"plan: {path} is not a plan of retouch study; give the {PLAN} of a study") from None
 
 

@@ -25,6 +25,7 @@ from finetune.kinds.classes import run_probe, under_damage
 from finetune.metrics import score
 from finetune.pooling import Space, build_spaces
 from finetune.probes import Candidates, Fitted, Linear, Search, build_task
+from finetune.probes.search import FEW_IMAGES
 from finetune.records import Checks
 from finetune.results import Probed
 from finetune.worth import LabelEfficiency
@@ -42,6 +43,11 @@ PROBES: dict[ProbeKind, Linear] = {  # on all labeled images; ridge regression i
 }
 SEARCH = Search(search_images=None)
 WIDEST = 8192  # features: if there would be more, the next pooling is tried
+
+
+def probe_of(kind: ProbeKind, images: int) -> Linear:
+    """The linear probe of the winner, fitted on so many images: few need the stronger penalties of the judge."""
+    return RIDGE if kind == "ridge" and images < FEW_IMAGES else PROBES[kind]
 
 
 class Judged(NamedTuple):
@@ -137,8 +143,9 @@ class Judge:
                 if kind is None:
                     continue
                 labels, true = _labels(images, name, train), part.images.tasks[name][1].values[test.index]
-                outcome = self._tested(PROBES[kind], every, labels, test, part, name).outcome
-                null = check_null(PROBES[kind], SEARCH, self.seed, every, space, labels, test, true)
+                linear = probe_of(kind, len(train))
+                outcome = self._tested(linear, every, labels, test, part, name).outcome
+                null = check_null(linear, SEARCH, self.seed, every, space, labels, test, true)
                 after = state_digests([encoder])
                 digests = before_and_after(["encoder"], before, after)
                 checks = Checks(

@@ -76,7 +76,9 @@ def study_report(
         classes=classes,
         sizes=plan.sizes,
         counts=_counts(images.sets),
-        protocol=_protocol(parts, touched(contenders, bool(probed), worth, journal.memory.damage)),
+        protocol=_protocol(
+            parts, touched(contenders, bool(probed), worth, journal.memory.damage), scratch=plan.scratch > 0
+        ),
         left_out=plan.left_out,
         made=parts.made,
     )
@@ -166,14 +168,19 @@ def unchecked(contenders: Sequence[Contender]) -> list[str]:
     ]
 
 
-def _protocol(parts: Parts, tested: str) -> str:
+def _protocol(parts: Parts, tested: str, *, scratch: bool) -> str:
     """Statements, separated by semicolons."""
     images = parts.images
     above = ", so test accuracy is usually above validation accuracy" if images.fitted > images.judged else ""
+    from_scratch = (
+        f"the network from scratch is trained on the same {images.fitted:,}, and its best step is chosen on a held-out "
+        "tenth; "
+        if scratch
+        else ""
+    )
     return (
         "encoders are frozen, and all their layers are used; the choice is by cross-validated ridge regression on "
         f"{images.judged:,} labeled training images; the test is by ridge regression fitted on {images.fitted:,}"
-        f"{above}; the network from scratch is trained on the same {images.fitted:,}, and its best step is chosen on a "
-        f"held-out tenth; {tested}; "
+        f"{above}; {from_scratch}{tested}; "
         "differences are paired, with Holm's correction for all comparisons of the winner"
     )

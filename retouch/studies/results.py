@@ -158,7 +158,9 @@ def touched(
     joined = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
     all_ = len(contenders) + probed + drawn
     again = next(iter((damage or {}).values()), None)
-    copies = f"; damaged copies of {again.clean.n:,} of them {len(again.damaged)} times, by the winner" if again else ""
+    copies = (
+        f", and damaged copies of {again.clean.n:,} of them {len(again.damaged)} times, by the winner" if again else ""
+    )
     return f"each task's test images were used by {all_:,} classifiers, once each: {joined}{copies}"
 
 

@@ -210,7 +210,7 @@ def answer(parts: Parts, given: Plan | None) -> StudyReport | None:
         return None
     parts, plan = found
     if given is not None:  # a given plan is followed, however long it takes
-        plan = given.model_copy(update={"settled": len(given.rungs), "scratch_settled": True})
+        plan = given.model_copy(update={"settled": len(given.rungs)})
     parts.journal.save_plan(plan)
     raced = run_race(
         parts.field.restoring, plan, parts.judge, parts.journal, parts.run, lambda now: planned_again(parts, now)

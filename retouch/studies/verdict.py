@@ -115,11 +115,13 @@ def _own_gain(winner: Contender, rivals: Rivals, contenders: Sequence[Contender]
     tasks = [f"{signed(one.difference)} points {interval(*one.ci95)}" for one in found.values()]
     if rest:
         tasks = [f"{said} ({task})" for task, said in zip(found, tasks, strict=True)]
-    return f"Pretraining changed the accuracy of {name} by {listed(tasks)}."
+    if rest:
+        return f"Pretraining changed the accuracy of {name} by {listed(tasks)}."
+    return f"Pretraining is not shown to change the accuracy of {name} ({tasks[0]})."
 
 
 def trained(contenders: Sequence[Contender]) -> str:
-    """How long the best network was trained, and whether it was still improving; empty if none was trained."""
+    """How long the best network was trained, and whether its accuracy still rose; empty if none was trained."""
     racers = [one for one in contenders if one.kind == "restoring" and one.validations]
     if not racers:
         return ""
@@ -130,13 +132,10 @@ def trained(contenders: Sequence[Contender]) -> str:
     if len(best.validations) < 2:
         return f"{length}; {more}."
     before = best.validations[-2]
-    judged = (
-        f"its validation accuracy was {number(before.mean)}% after {before.seconds:.0f} s and {number(last.mean)}% at "
-        "the end"
-    )
+    first, end = f"{number(before.mean)}% after {before.seconds:.0f} s", f"{number(last.mean)}% at the end"
     if last.mean > before.mean:
-        return f"{length} and was still improving: {judged}; {more}."
-    return f"{length} and was no longer improving: {judged}."
+        return f"{length}, and its validation accuracy rose from {first} to {end}; {more}."
+    return f"{length}, and its validation accuracy rose no further: it was {first} and {end}."
 
 
 def _answer(winner: Contender, rivals: Rivals, worth: Mapping[str, LabelEfficiency]) -> tuple[str, set[Role]]:
@@ -223,12 +222,12 @@ def saved(found: LabelEfficiency) -> str:
 
 
 def _limit(rivals: Sequence[Versus], count: int) -> str:
-    """The smallest difference that the test images can show; ``count``: all comparisons, corrected together."""
+    """The smallest difference that the test images usually show; ``count``: all comparisons, corrected together."""
     images, least = min(
         ((one.images, smallest_shown(one.found, one.images, count)) for one in rivals), key=lambda each: each[1]
     )
-    among = f" in {count} comparisons" if count > 1 else ""
-    said = f"{images:,} test images cannot show differences below {number(least)} points{among}"
+    among = f" and {count} comparisons" if count > 1 else ""
+    said = f"with {images:,} test images{among}, differences below {number(least)} points are often missed"
     alone = [one for one in rivals if not is_shown(one) and not one.found.ci95[0] <= 0 <= one.found.ci95[1]]
     if not alone:
         return said

@@ -119,7 +119,7 @@ def test_demo_ends_with_one_table_over_both_encoders_and_all_tasks(
     for run in ("denoise", "colorize"):
         assert list((tmp_path / "demo" / run / "panels").glob("*.png"))
         model_card = (tmp_path / "demo" / run / "encoder" / "README.md").read_text(encoding="utf-8")
-        assert f"# Does {run} beat the same network untrained?" in model_card  # no longer pretraining's own
+        assert f"# Does {run} beat the same network untrained" in model_card  # no longer pretraining's own
         assert "retouch.load_encoder" in model_card
         assert isinstance(read_results(tmp_path / "demo" / f"{run}-probe"), ProbeReport)
 

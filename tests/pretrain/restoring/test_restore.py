@@ -279,6 +279,24 @@ def test_pictures_that_cannot_be_read_are_named_and_many_are_counted(
     assert "3 pictures cannot be read and are left out; results.json lists them" in caplog.messages
 
 
+def test_an_erased_area_that_a_mask_marks_is_filled(run_of: RunOf, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
+    values[..., 3] = 255
+    values[8:16, 8:16, 3] = 0
+    values[20:, 20:, 3] = 0  # transparent, but no hole
+    hole = np.zeros((32, 32), bool)
+    hole[8:16, 8:16] = True
+    for name, image in (("pictures", Image.fromarray(values)), ("masks", Image.fromarray(hole))):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "a.png")
+    found = restore(run_of("mask"), tmp_path / "pictures", tmp_path / "out", f"data.masks={tmp_path / 'masks'}")
+    with Image.open(found.folder / "a.png") as picture:
+        restored = np.asarray(picture)
+    assert (restored[8:16, 8:16, 3] == 255).all()
+    assert len(np.unique(restored[8:16, 8:16, :3])) > 1
+    assert (restored[20:, 20:, 3] == 0).all()
+
+
 def test_transparency_is_kept_and_seen_on_white(run_of: RunOf, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (20, 28, 4), np.uint8)
     values[:, :14, 3] = 255

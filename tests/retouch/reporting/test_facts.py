@@ -114,6 +114,10 @@ def test_damaged_results_are_refused_in_one_line(tmp_path: Path) -> None:
 def test_names_are_as_long_as_needed(tmp_path: Path) -> None:
     assert distinct_names([tmp_path / "a" / "x", tmp_path / "b" / "y"]) == ["x", "y"]
     assert distinct_names([tmp_path / "a" / "x", tmp_path / "b" / "x"]) == ["a/x", "b/x"]
+    three = [tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "study"]
+    assert distinct_names(three) == ["a/x", "b/x", "study"]  # only those that need it are longer
+    inside = distinct_names([tmp_path / "x", tmp_path / "a" / tmp_path.name / "x"])
+    assert inside == [f"{tmp_path.parent.name}/{tmp_path.name}/x", f"a/{tmp_path.name}/x"]
     assert distinct_names([]) == []
 
 

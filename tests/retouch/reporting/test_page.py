@@ -357,7 +357,7 @@ def test_a_model_card_says_the_same_as_the_page(runs: list[Path]) -> None:
     lines = said.splitlines()
     assert lines[:3] == ["---", "tags: [retouch, self-supervised-learning, denoise]", "---"]
     assert [line for line in lines if line.startswith("#")] == [
-        "# Does denoise beat the same network untrained?",
+        "# Does denoise beat the same network untrained, on animals?",
         *("## Results", "## Baselines", "## Data", "## How it was measured", "## Limits", "## How to repeat"),
     ]
     assert "| denoise | 80.0 [" in said
@@ -405,7 +405,7 @@ def test_the_command_writes_the_page_and_says_where(
     assert capsys.readouterr().out == f"{out}\n"
     assert out.read_text().startswith("<!doctype html>")
     assert main(["report", str(probe), "--markdown"]) == 0
-    assert "# Does denoise beat the same network untrained?" in capsys.readouterr().out
+    assert "# Does denoise beat the same network untrained, on animals?" in capsys.readouterr().out
 
 
 def test_the_command_answers_every_mistake_at_once(

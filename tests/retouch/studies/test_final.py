@@ -17,11 +17,22 @@ from pretrain.config import PretrainConfig
 from retouch.reporting.compare import holm
 from retouch.studies.contestants import Field, Pretrained, RawPixels, Restoring, Simple, Untrained
 from retouch.studies.images import label_set
+from retouch.studies.judge import probe_of
 from retouch.studies.outcome import data_facts, unchecked
 from retouch.studies.results import Contender, Role, touched
 from retouch.studies.rivals import compared, rivals_of
 from tests.common.data.samples import picture
 from tests.retouch.reporting.runs import answers_of
+
+FEW = 100  # images
+
+
+def test_the_winner_is_probed_with_strong_penalties_too_if_images_are_few() -> None:
+    """Few images and many features need them: a grid that ends at 0.1 cost 17 points with 96 images."""
+    few, many = probe_of("ridge", FEW), probe_of("ridge", 50_000)
+    assert (max(few.l2), max(many.l2)) == (100.0, 0.1)
+    assert probe_of("logistic", FEW) == probe_of("logistic", 50_000)
+
 
 HERE = World(0, 1, torch.device("cpu"))
 

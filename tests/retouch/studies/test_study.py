@@ -183,7 +183,7 @@ def test_the_winner_answers_some_test_images_again_when_they_are_damaged(
     assert list(found.damaged) == ["gaussian sigma=0.1", "gray", "holes ratio=0.25"]
     assert {score.n for score in (found.clean, *found.damaged.values())} == {30}
     assert len({score.confusion for score in (found.clean, *found.damaged.values())}) > 1
-    assert report.protocol.count("; damaged copies of 30 of them 3 times, by the winner") == 1
+    assert report.protocol.count(", and damaged copies of 30 of them 3 times, by the winner") == 1
     # undamaged: as it was tested
     [said] = read_predictions(home / "whole")
     [part] = parts.images.sets

@@ -81,6 +81,8 @@ def test_a_contestant_that_starts_from_trained_weights_is_refused(tmp_path: Path
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"steps": 3}')
     assert "is not a plan of retouch study" in refused(settings(tmp_path, "run", plan=str(tmp_path / "other.json")))
+    (tmp_path / "old.json").write_text('{"version": 1, "image_size": 16}')
+    assert "is of another version of Retouch" in refused(settings(tmp_path, "run", plan=str(tmp_path / "old.json")))
 
 
 def test_a_plan_with_other_contestants_is_refused(tmp_path: Path) -> None:

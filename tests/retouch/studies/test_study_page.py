@@ -210,9 +210,28 @@ def test_lines_of_a_race_go_through_its_points_and_names_do_not_overlap() -> Non
     assert all(later - earlier >= 12 for earlier, later in pairwise(heights))
 
 
+def test_two_studies_of_tasks_with_one_name_are_told_apart(study: Path, tmp_path: Path) -> None:
+    other = write_study(tmp_path / "other")
+    falls_ = [text for text in limits(read_facts([study, other])) if "the accuracy of" in text]
+    assert len(falls_) == 2
+    assert any("study: with" in text for text in falls_)
+    assert any("other: with" in text for text in falls_)
+    alone = [text for text in limits(read_facts([study])) if "the accuracy of" in text]
+    assert alone[0].startswith("With ")
+
+
+def test_the_protocol_is_a_list_of_sentences(study: Path) -> None:
+    [run] = read_facts([study]).studies
+    protocol = "the test is by ridge regression; each task's test images were used by 3 classifiers, once each"
+    write_json(study / "results.json", run.report.model_copy(update={"protocol": protocol}).model_dump(mode="json"))
+    page = html(read_facts([study]))
+    assert "<li>The test is by ridge regression.</li>" in page
+    assert "test images were used by 3 classifiers, once each.</li>" in page
+
+
 def test_the_answer_is_two_sentences_and_the_rest_a_list_under_it(study: Path, tmp_path: Path) -> None:
     [run] = read_facts([study]).studies
-    said = ("No: a.", "Training changed b.", "a beats c.", "b was still improving.")
+    said = ("No: a.", "Training changed b.", "a beats c.", "b rose.")
     write_json(study / "results.json", run.report.model_copy(update={"verdict": said}).model_dump(mode="json"))
     facts = read_facts([study])
     assert verdict(facts) == (said[:2], said[2:])
@@ -231,7 +250,7 @@ def test_probes_and_fine_tuning_next_to_a_study_are_answered_too(study: Path, tm
     first, second, third, *_ = verdict(facts).all
     assert first.startswith("Yes: colorize beats the untrained network.")
     assert second.startswith("colorize is not shown")
-    assert third.startswith("Yes: denoise beats the untrained network on plant by 30.0 points [")
+    assert third.startswith("Other runs: Yes: denoise beats the untrained network on plant by 30.0 points [")
     assert "beats the untrained network on plant" in model_card([study, probed])
 
 
