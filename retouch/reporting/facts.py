@@ -107,6 +107,12 @@ class Pretraining:
     atoms: tuple[Path, ...]  # pictures of a dictionary
 
     @property
+    def passes(self) -> float | None:
+        """How often each image was seen in training, on average; None if that is unknown, or nothing was trained."""
+        images, seen = self.origin.log.unlabeled, self.results.steps * self.origin.settings.batch_size
+        return seen / images if images and seen else None
+
+    @property
     def mirrored(self) -> bool:
         """Whether the mirror image of each atom is an atom too, which is not drawn."""
         return self.card is not None and bool(self.card.model_args.get("mirror"))

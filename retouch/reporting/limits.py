@@ -44,6 +44,7 @@ def limits(facts: Facts) -> list[str]:
             *_not_compared(facts),
             *_not_probed(facts),
             *wrong(facts),
+            *_memorized(facts),
             *_notes(facts),
             *(f"Left out: {one}." for one in facts.left_out),
         ]
@@ -254,6 +255,17 @@ def _not_probed(facts: Facts) -> list[str]:
         if run.results.encoder_sha256 not in probed and not any(run.origin.name in start for start in started)
     ]
     return [f"Not probed here: {listed(missing)}."] if missing and facts.entries else []
+
+
+def _memorized(facts: Facts) -> list[str]:
+    """Restoration that was measured on training images, since too few images were there to hold some out."""
+    unseen = [run for run in facts.pretraining if run.results.ruler is not None and not run.results.ruler.held_out]
+    return [
+        f"{run.origin.name}: what it restores are images that it was trained on"
+        f"{'' if run.passes is None else f', each {run.passes:,.0f} times'}, as none were held out: it may have "
+        "memorized them, and may restore others worse."
+        for run in unseen
+    ]
 
 
 def _notes(facts: Facts) -> list[str]:

@@ -199,14 +199,13 @@ def unlabeled_tables(facts: Facts) -> list[Table]:
     rows = []
     for run in facts.pretraining:
         settings, images = run.origin.settings, run.origin.log.unlabeled
-        seen = run.results.steps * settings.batch_size
         rows.append(
             (
                 Cell(run.origin.name),
                 Cell(settings.data.source or ""),
                 Cell("" if settings.data.image_size is None else f"{settings.data.image_size}"),
                 Cell("" if images is None else f"{images:,}"),
-                Cell("" if not images or not seen else f"{seen / images:.1f}"),
+                Cell("" if run.passes is None else f"{run.passes:.1f}"),
                 _unreadable(run.results.originals),
                 _original_size(run.results.originals),
             )

@@ -176,6 +176,7 @@ def write_pretraining(
     wrong: str = "",
     kind: Kind = "copying",
     error: float | None = None,
+    held_out: bool = True,
 ) -> Path:
     """A finished run of ``retouch pretrain``; ``wrong``, of this kind, is what its ruler found.
 
@@ -191,7 +192,9 @@ def write_pretraining(
         code=CodeStorage(code_size=64, nonzeros=32.5, bytes_dense=256, bytes_sparse=260.0),
         relative_reconstruction_error=error,
         notes=tuple(notes),
-        ruler=MEASURED.model_copy(update={"verdicts": (Verdict(kind=kind, text=wrong),) if wrong else ()}),
+        ruler=MEASURED.model_copy(
+            update={"verdicts": (Verdict(kind=kind, text=wrong),) if wrong else (), "held_out": held_out}
+        ),
     )
     write_json(folder / "results.json", results.model_dump(mode="json"))
     (folder / "train.log").write_text(log or LOG, encoding="utf-8")

@@ -14,6 +14,7 @@ from common.encoders.provenance import Provenance
 from pretrain.gradient.pretexts import AnyPretext, Colorize, Denoise, Identity, Mask, Mixed
 from retouch.reporting.blocks import Figures
 from retouch.reporting.damage import damage_named, damage_of
+from retouch.reporting.limits import limits
 from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
 from retouch.reporting.training import introduced, learned_sentences, restoration, training_blocks
@@ -131,3 +132,10 @@ def test_a_tenth_of_a_decibel_does_not_look_large(tmp_path: Path) -> None:
     [figures] = [one for one in training_blocks(read_facts([run])) if isinstance(one, Figures)]
     ticks = {one.text for one in inside(figures.items[0].chart).iter("text")}
     assert {"25.5", "26", "26.5"} <= ticks
+
+
+def test_images_that_a_network_was_trained_on_may_be_memorized(tmp_path: Path) -> None:
+    facts = read_facts([write_pretraining(tmp_path / "mine", held_out=False)])
+    [said] = [text for text in limits(facts) if "memorized" in text]
+    assert said.startswith("mine: what it restores are images that it was trained on, each 16 times, as none were held")
+    assert not [text for text in limits(read_facts([write_pretraining(tmp_path / "other")])) if "memorized" in text]
