@@ -328,8 +328,9 @@ def _of_study(facts: Facts, study: Studied) -> list[tuple[Cell, ...]]:
         probed = sum(one.seconds for one in report.probe.values())
         parts.append((f"linear probe of {report.winner} on all labels", "probe", probed, ""))
     spent = sum(seconds for _, _, seconds, _ in parts)
-    spent += sum(run.results.seconds for run in facts.pretraining if run.origin.folder.parent == inside)
-    if report.seconds > spent:
+    own = [run for run in facts.pretraining if run.origin.folder.parent == inside]
+    spent += sum(run.results.seconds for run in own)
+    if own and report.seconds > spent:
         parts.append((REST, "", report.seconds - spent, ""))
     of_several = f" ({study.origin.name})" if len(facts.studies) > 1 else ""
     return [

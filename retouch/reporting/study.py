@@ -71,11 +71,10 @@ def _tables(report: StudyReport, name: str) -> list[Block]:
     ]
     about += _contestants(report)
     racers = sum(one.kind == "restoring" for one in report.contenders)
-    if report.raced and racers > FINALISTS:
-        about.append(
-            "The networks were trained in a race: after each of its parts, called rungs, the worse half dropped out "
-            "and the better half was trained on."
-        )
+    if report.raced:
+        halved = "the worse half dropped out and the better half was trained on"
+        after = halved if racers > FINALISTS else "the networks were judged and trained on"
+        about.append(f"The networks were trained in a race: after each of its parts, called rungs, {after}.")
     if report.repeated:
         about.append(f"Left out of pretraining: {counted(report.repeated, 'image')} that repeat test images.")
     found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task) for task in report.classes)]

@@ -205,11 +205,12 @@ def answer(parts: Parts, given: Plan | None) -> StudyReport | None:
     """The study itself; None if a signal stopped training."""
     for one in parts.field.ready:  # first, because the costs of judging all others are estimated from theirs
         judge_once(one, parts.judge, parts.journal, parts.run)
-    found = _planned(parts, given or parts.journal.plan)
+    begun = parts.journal.plan  # of an interrupted study; it may have settled more than a given plan
+    found = _planned(parts, begun or given)
     if found is None:
         return None
     parts, plan = found
-    if given is not None:  # a given plan is followed, however long it takes
+    if begun is None and given is not None:  # a given plan is followed, however long it takes
         plan = given.model_copy(update={"settled": len(given.rungs)})
     parts.journal.save_plan(plan)
     raced = run_race(

@@ -81,7 +81,7 @@ def verdict(
 ) -> tuple[str, ...]:
     """The answer in two sentences, then what else is shown. "No" is as good an answer as "yes".
 
-    Unless the answer is yes, the second sentence is what training changed in the best network.
+    If no network won, the second sentence is what training changed in the best one.
 
     Args:
         worth: by task, what the winner's training is worth in labels, where that was measured.
@@ -109,7 +109,8 @@ def _own_gain(winner: Contender, rivals: Rivals, contenders: Sequence[Contender]
     if winner.kind == "restoring" or not found:
         return ""
     name, [first, *rest] = others[0].other, found.values()
-    if not rest and not first.ci95[0] <= 0 <= first.ci95[1]:
+    corrected = first.p_value * max(rivals.count, len(contenders))  # no less strict than any table
+    if not rest and corrected < LEVEL and not first.ci95[0] <= 0 <= first.ci95[1]:
         raised = "raised" if first.difference > 0 else "lowered"
         return f"Pretraining {raised} the accuracy of {name} by {points(first)}."
     tasks = [f"{signed(one.difference)} points {interval(*one.ci95)}" for one in found.values()]

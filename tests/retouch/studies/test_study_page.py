@@ -78,8 +78,8 @@ def test_a_page_of_several_studies_names_each(tmp_path: Path) -> None:
 def test_the_page_says_what_a_rung_is_before_its_first_use(study: Path) -> None:
     said = Page(html(read_facts([study]))).said
     meant = (
-        "The networks were trained in a race: after each of its parts, called rungs, the worse half dropped out and "
-        "the better half was trained on."
+        "The networks were trained in a race: after each of its parts, called rungs, the networks were judged and "
+        "trained on."
     )
     assert said.index(meant) == said.index("rung") - meant.index("rung")
     assert said.index(meant) < said.index("rung 1: ")
