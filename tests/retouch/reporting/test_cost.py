@@ -44,6 +44,12 @@ def test_the_parts_of_a_study_add_up_to_its_time(tmp_path: Path) -> None:
     assert table.foot.startswith("The time of a study includes that of its parts, which follow.")
 
 
+def test_the_rest_is_not_said_where_the_networks_of_the_study_are_not_listed(tmp_path: Path) -> None:
+    """As in a report of a folder of runs: it would hide their training."""
+    alone = replace(studied(tmp_path), pretraining=())
+    assert REST not in [row[0].text for row in cost_table(alone).rows]
+
+
 def test_a_rest_that_would_be_negative_is_not_said(tmp_path: Path) -> None:
     assert REST not in [row[0].text for row in cost_table(studied(tmp_path, seconds=300.0)).rows]
 

@@ -207,6 +207,11 @@ def test_the_gain_of_the_best_network_is_named_even_if_it_did_not_win() -> None:
     little = compare(answers_of(LABELS, 0.6, 4), answers_of(LABELS, 0.5975, 4), LABELS)
     same = told("simple", 0.7, rivals, contenders=(mask.model_copy(update={"over_twin": {"animal": little}}),))
     assert "Pretraining is not shown to change the accuracy of mask (+0.2 points [0.0, 0.8])." in same
+    alone = compare(answers_of(LABELS, 0.6, 4), answers_of(LABELS, 0.585, 4), LABELS)
+    assert alone.p_value < 0.05 < 2 * alone.p_value
+    assert alone.ci95[0] > 0
+    open_ = told("simple", 0.7, rivals, contenders=(mask.model_copy(update={"over_twin": {"animal": alone}}),))
+    assert "Pretraining is not shown to change the accuracy of mask (+1.5 points [" in open_  # of two comparisons
 
 
 def test_a_simple_method_that_beats_the_network_chosen_on_validation_is_a_no() -> None:
