@@ -87,6 +87,10 @@ class Journal:
         path = self.folder / PLAN
         return read_plan(path) if path.is_file() else None
 
+    def followed(self, given: Plan | None) -> Plan | None:
+        """The plan to follow: its own, if the study was interrupted, since that may have settled more than a given one."""
+        return self.plan or given
+
     @contextmanager
     def beating(self) -> Iterator[None]:
         """Record the time spent every few seconds, so that work that is killed counts as well."""

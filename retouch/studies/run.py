@@ -122,7 +122,7 @@ def _given(config: StudyConfig) -> Plan | None:
 def _begin(config: StudyConfig, opened: Opened, given: Plan | None, here: World, run: Run, started: float) -> Parts:
     """Decode all images, and line up the contestants."""
     journal = Journal(config.out, config.seconds, started)
-    images = _images(config, opened, given or journal.plan, here)
+    images = _images(config, opened, journal.followed(given), here)
     field = line_up(config, images.pool, images.size, here)
     how = Extraction(here.device, resolve_precision("auto", here.device), BATCH, config.labels.workers)
     log.info(
@@ -205,8 +205,8 @@ def answer(parts: Parts, given: Plan | None) -> StudyReport | None:
     """The study itself; None if a signal stopped training."""
     for one in parts.field.ready:  # first, because the costs of judging all others are estimated from theirs
         judge_once(one, parts.judge, parts.journal, parts.run)
-    begun = parts.journal.plan  # of an interrupted study; it may have settled more than a given plan
-    found = _planned(parts, begun or given)
+    begun = parts.journal.plan
+    found = _planned(parts, parts.journal.followed(given))
     if found is None:
         return None
     parts, plan = found

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import pytest
 import torch
 
 from common.config import validate
@@ -18,7 +15,6 @@ from finetune.metrics import score
 from finetune.worth import LabelEfficiency, LabelPoint
 from pretrain.config import PretrainConfig
 from retouch.reporting.compare import holm
-from retouch.studies import run
 from retouch.studies.contestants import Field, Pretrained, RawPixels, Restoring, Simple, Untrained
 from retouch.studies.images import label_set
 from retouch.studies.judge import probe_of
@@ -36,18 +32,6 @@ def test_the_winner_is_probed_with_strong_penalties_too_if_images_are_few() -> N
     few, many = probe_of("ridge", FEW), probe_of("ridge", 50_000)
     assert (max(few.l2 or ()), max(many.l2 or ())) == (100.0, 0.1)
     assert probe_of("logistic", FEW) == probe_of("logistic", 50_000)
-
-
-def test_an_interrupted_study_goes_on_with_its_own_plan_not_with_the_one_it_was_given(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its own plan has settled more, such as the network from scratch, and what was left out."""
-    followed: list[object] = []
-    monkeypatch.setattr(run, "_planned", lambda parts, saved: followed.append(saved))
-    for own in ("own", None):
-        parts: Any = SimpleNamespace(field=SimpleNamespace(ready=()), journal=SimpleNamespace(plan=own))
-        assert run.answer(parts, "given") is None  # type: ignore[arg-type]
-    assert followed == ["own", "given"]
 
 
 HERE = World(0, 1, torch.device("cpu"))
