@@ -88,7 +88,7 @@ class Journal:
         return read_plan(path) if path.is_file() else None
 
     def followed(self, given: Plan | None) -> Plan | None:
-        """The plan to follow: its own, if the study was interrupted, since that may have settled more than a given one."""
+        """The plan to follow: its own if it was interrupted, since that may have settled more than a given one."""
         return self.plan or given
 
     @contextmanager
