@@ -84,15 +84,26 @@ def measured(parts: Parts) -> dict[str, Timing]:
     return timings
 
 
-def enough_minutes(parts: Parts, timings: Mapping[str, Timing]) -> int:
-    """The shortest budget, in whole minutes and more than now, in which the fastest network could be trained.
+def enough_minutes(parts: Parts, timings: Sequence[Timing]) -> int:
+    """The shortest budget, in whole minutes and more than now, in which these networks could be trained.
 
-    Its share of that is enough for its shortest race; or the budget is as much longer as is missing now.
+    The networks' share of that is enough for the shortest race, and the budget is longer by what is missing now. Tests
+    are counted with the images that it allows.
     """
-    least = planning.CAREFUL_RACE * min(map(planning.least_seconds, timings.values()))
-    budget = parts.config.seconds
-    seconds = max((least + _twin_seconds(parts)) / planning.RACE_SHARE, budget + least - time_left(parts))
-    return max(math.ceil(seconds / 60), int(budget // 60) + 1)
+    budget, twins, images = parts.config.seconds, _twin_costs(parts), parts.images
+    least = planning.CAREFUL_RACE * planning.least_seconds(timings) + _twin_seconds(parts)
+    tests = sum(one.test for one in timings) + sum(testing_seconds(parts, cost) for cost in twins)
+    missing = least - time_left(parts)
+
+    def needed(seconds: float) -> float:
+        fitted = min(len(images.sets) * planning.sizes(seconds).fitted, images.labeled)
+        more = max(0.0, fitted / images.fitted - 1) * tests
+        return max((least + more) / planning.RACE_SHARE, budget + missing + more)
+
+    minutes = int(budget // 60) + 1
+    while 60 * minutes < needed(60 * minutes):
+        minutes += 1
+    return minutes
 
 
 def fit_in(parts: Parts, timings: Mapping[str, Timing]) -> bool:
@@ -109,8 +120,12 @@ def kept_seconds(parts: Parts, timings: Mapping[str, Timing]) -> float:
 
 def _twin_seconds(parts: Parts) -> float:
     """Seconds to judge and test the untrained networks, which compete only as references for the trained ones."""
-    costs = [parts.journal.last(twin).cost for twin in dict.fromkeys(one.twin for one in parts.field.restoring)]
-    return sum(cost.seconds + testing_seconds(parts, cost) for cost in costs)
+    return sum(cost.seconds + testing_seconds(parts, cost) for cost in _twin_costs(parts))
+
+
+def _twin_costs(parts: Parts) -> list[JudgeCost]:
+    """The cost of judging each untrained network."""
+    return [parts.journal.last(twin).cost for twin in dict.fromkeys(one.twin for one in parts.field.restoring)]
 
 
 def change(parts: Parts) -> float:
@@ -171,6 +186,9 @@ def make_plan(
     if wanted:
         left -= scratch_overhead(parts)
     reserved = wanted and 0 < len(inside) == len(planning.enter(timings, left, scratch=True)[0])
+    if inside and slow:
+        enough = enough_minutes(parts, list(timings.values()))
+        slow = [f"{line}; budget={enough}m would be enough for all of them" for line in slow]
     if wanted and not reserved:
         slow.append(NO_TIME_FOR_SCRATCH)
         left = end.left

@@ -13,8 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from common.encoders.export import export_encoder
+from common.encoders.load import ENCODER
+from common.encoders.provenance import Provenance
 from common.files import write_json
 from common.runs.results import RESULTS
+from common.words import counted
 from finetune.config import LabelEfficiencyConfig
 from finetune.embedding import read_embeddings, write_embeddings
 from finetune.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
@@ -32,14 +36,14 @@ from retouch.studies.budget import (
     scratch_steps,
     worth_seconds,
 )
-from retouch.studies.contestants import SCRATCH, Restoring
+from retouch.studies.contestants import SCRATCH, Pretrained, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.judge import Probing
 from retouch.studies.outcome import study_report
 from retouch.studies.parts import Parts
 from retouch.studies.plan import CAREFUL, PROBES, WORTH_DRAWS, WORTH_SHARES, Plan, ProbeKind
 from retouch.studies.race import better
-from retouch.studies.results import StudyReport, Versus
+from retouch.studies.results import CONTESTANTS, StudyReport, Versus
 from retouch.studies.rivals import Answers, compared, gain_shown, labels_of_tests, rivals_of
 from retouch.studies.scratch import run_scratch
 from retouch.studies.tracked import study_shown
@@ -65,10 +69,19 @@ def finish(parts: Parts, plan: Plan) -> StudyReport | None:
     if ended is None:
         return None
     report = study_report(parts, ended.plan, ended.winner, ended.answers, ended.comparisons, ended.worth)
+    _keep_network(parts, ended.winner)
     write_json(parts.config.out / RESULTS, report.model_dump(mode="json"))
     parts.run.tracker.summary({"verdict": " ".join(report.verdict), "winner": report.winner})
     send(parts.run.tracker, [*study_shown(report), *_images_shown(parts, ended)])
     return report
+
+
+def _keep_network(parts: Parts, winner: str) -> None:
+    """Write a pretrained winner to its folder, where those that learned in the study have theirs."""
+    one = parts.field.named(winner)
+    if isinstance(one, Pretrained):
+        trained = Provenance(pretext={"kind": f"pretrained {one.name}"})
+        export_encoder(one.encoder(), parts.config.out / CONTESTANTS / one.name / ENCODER, trained)
 
 
 def _images_shown(parts: Parts, ended: Ended) -> Iterator[Sheet]:
@@ -88,8 +101,10 @@ def _end(parts: Parts, plan: Plan) -> Ended | None:
     """Tests, the linear probe of the winner, the network from scratch, and what a gain is worth in labels."""
     journal, sets = parts.journal, parts.images.sets
     winner = _winner(parts, plan)
-    log.info("\n%s is best on validation; testing all contestants", winner)
     answers = _known(parts)
+    untested = [name for name in journal.judged if name not in answers]
+    doing = f"testing {counted(len(untested), 'contestant')}" if untested else "all contestants are tested"
+    log.info("\n%s is best on validation; %s", winner, doing)
     for name in journal.judged:
         if name != winner and name not in answers:
             tested = parts.judge.test(parts.field.named(name))
@@ -110,7 +125,7 @@ def _end(parts: Parts, plan: Plan) -> Ended | None:
     comparisons = compared(winner, rivals, answers, labels)
     worth, unknown = worth_of(parts, plan, winner, comparisons)
     if unknown:
-        plan = _left_out(plan.model_copy(update={"worth": False}), unknown)
+        plan = _skipped(plan.model_copy(update={"worth": False}), unknown)
     journal.save_plan(plan)
     return Ended(plan, winner, answers, comparisons, worth)
 
@@ -122,9 +137,9 @@ def _winner(parts: Parts, plan: Plan) -> str:
     return better(judged, 1)[0]
 
 
-def _left_out(plan: Plan, lines: Sequence[str]) -> Plan:
-    """The plan with what was left out at the end for lack of time, so that a repetition leaves it out as well."""
-    return plan.model_copy(update={"left_out": tuple(dict.fromkeys((*plan.left_out, *lines)))})
+def _skipped(plan: Plan, lines: Sequence[str]) -> Plan:
+    """The plan with tests of the end that were not done for lack of time, so that a repetition skips them as well."""
+    return plan.model_copy(update={"skipped": tuple(dict.fromkeys((*plan.skipped, *lines)))})
 
 
 # ---- answers
@@ -187,7 +202,7 @@ def _test_winner(parts: Parts, plan: Plan, winner: str, answers: Answers) -> Pla
     lines += [] if damaged else [f"{winner} on damaged test images: needs too much time"]
     decided = {"probe": kind is not None, "probe_kind": kind or plan.probe_kind, "damaged": damaged}
     plan = plan.model_copy(update=decided)
-    plan = _left_out(plan, lines)
+    plan = _skipped(plan, lines)
     parts.journal.save_plan(plan)
     _keep(parts, answers, winner, {task: one.predictions for task, one in found.tested.items()})
     return plan

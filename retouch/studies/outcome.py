@@ -79,7 +79,7 @@ def study_report(
         protocol=_protocol(
             parts, touched(contenders, bool(probed), worth, journal.memory.damage), scratch=plan.scratch > 0
         ),
-        left_out=plan.left_out,
+        left_out=(*plan.left_out, *plan.skipped),
         made=parts.made,
     )
 

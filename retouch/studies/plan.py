@@ -133,7 +133,8 @@ class Plan(Record):
     worth: bool = False  # whether to measure how many labels the winner saves
     damaged: int = 0  # test images of each label set on which the winner is tested again, damaged
     timings: dict[str, Timing] = Field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # a line about each contestant that does not compete
+    skipped: tuple[str, ...] = ()  # likewise, about each test of the end that is not done
 
     def whole(self, name: str, number: int) -> int:
         """Steps of a contestant's whole training, by its schedule in this rung (``number`` counts from 1)."""
@@ -308,10 +309,10 @@ def first_steps(one: Timing, whole: float, rungs: int) -> int:
     return int(rung_ends(rungs, whole)[0] / one.step)
 
 
-def least_seconds(one: Timing) -> float:
-    """Seconds of the shortest race of one contestant."""
-    first = rung_ends(len(survivors(1)), 1.0)[0]
-    return race_seconds(FEWEST_STEPS * one.step / first, [one])
+def least_seconds(timings: Sequence[Timing]) -> float:
+    """Seconds of the shortest race of these contestants, with their tests."""
+    first = rung_ends(len(survivors(len(timings))), 1.0)[0]
+    return race_seconds(FEWEST_STEPS * max(one.step for one in timings) / first, timings)
 
 
 def kept_seconds(timings: Sequence[Timing], share: float, left: float) -> float:
@@ -320,7 +321,7 @@ def kept_seconds(timings: Sequence[Timing], share: float, left: float) -> float:
     Args:
         share: their share of the budget, in seconds.
     """
-    least = CAREFUL_RACE * min(map(least_seconds, timings), default=math.inf)
+    least = CAREFUL_RACE * min((least_seconds([one]) for one in timings), default=math.inf)
     return max(least, min(share, RACE_ALL * left)) if least <= left else 0.0
 
 
@@ -340,12 +341,11 @@ def enter(
         whole, rungs = whole_seconds(available, every, scratch=scratch), len(survivors(len(every)))
         if all(first_steps(one, max(0.0, whole), rungs) >= FEWEST_STEPS for one in every):
             break
-        slowest = max(inside, key=lambda name: least_seconds(inside[name]))
-        alone = least_seconds(inside[slowest])
+        slowest = max(inside, key=lambda name: least_seconds([inside[name]]))
+        alone, seconds = least_seconds([inside[slowest]]), f"{max(0.0, available):.0f} s"
+        but = f"{len(inside)} networks share {seconds}" if len(inside) > 1 else f"only {seconds} are left"
         del inside[slowest]
-        left_out.append(
-            f"{slowest}: needs at least {alone:.0f} s of training, judging and testing, but less time is left"
-        )
+        left_out.append(f"{slowest}: needs at least {alone:.0f} s of training, judging and testing, but {but}")
     return inside, left_out
 
 

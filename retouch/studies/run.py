@@ -34,6 +34,7 @@ from retouch.studies.final import finish
 from retouch.studies.images import Opened, StudyImages, image_size, inputs, label_set, load, open_images
 from retouch.studies.journal import Journal, read_plan
 from retouch.studies.judge import Judge
+from retouch.studies.next_steps import next_steps
 from retouch.studies.parts import Parts
 from retouch.studies.plan import Plan, Wider
 from retouch.studies.race import judge_once, run_race
@@ -88,6 +89,8 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
             encoder = config.out / CONTESTANTS / report.winner / ENCODER
             if encoder.is_dir():
                 write_card([config.out], encoder / README)  # replaces that of pretraining, which had no labels
+            if commands := next_steps(config, report):
+                log.info("to classify new pictures:\n%s", "\n".join(f"    {command}" for command in commands))
             log.info("done in %.0f s (budget: %.0f s); report: %s", parts.journal.clock.taken, config.seconds, path)
             parts.journal.save()
             return report
@@ -172,7 +175,8 @@ def _planned(parts: Parts, saved: Plan | None) -> tuple[Parts, Plan] | None:
         return None if found is None else (found.parts, saved)
     timings = measured(parts)
     kept = kept_seconds(parts, timings)
-    enough = enough_minutes(parts, timings) if timings else 0
+    fastest = min(timings.values(), key=lambda one: planning.least_seconds([one]), default=None)
+    enough = enough_minutes(parts, [fastest]) if fastest else 0
     found = _without_training(parts, None, kept)
     if found is not None and kept and not fit_in(found.parts, timings):
         log.info("too little time is left for a network, so the simple methods get it")
@@ -201,6 +205,25 @@ def _without_training(parts: Parts, saved: Plan | None, kept: float) -> _Fitted 
     return _Fitted(widened.parts, simple.names, widened.wider, (*simple.left_out, *widened.left_out))
 
 
+def _repeated(given: Plan, parts: Parts) -> Plan:
+    """The plan of another study, which is followed however long it takes, with a line about each that it leaves out."""
+    reasons = {line.partition(":")[0]: line for line in given.left_out}
+    planned = {*given.steps, *given.simple, *((given.wider.name,) if given.wider else ())}
+    missing = [one.name for one in (*parts.field.simple, *parts.field.restoring) if one.name not in planned]
+    if SCRATCH in parts.config.contestants and given.scratch_settled and not given.scratch:
+        missing.append(SCRATCH)
+    return given.model_copy(
+        update={
+            "settled": len(given.rungs),
+            "left_out": (
+                *parts.field.left_out,
+                *(reasons.get(name, f"{name}: the plan does not have it") for name in missing),
+                *(given.wider.left_out if given.wider else ()),
+            ),
+        }
+    )
+
+
 def answer(parts: Parts, given: Plan | None) -> StudyReport | None:
     """The study itself; None if a signal stopped training."""
     for one in parts.field.ready:  # first, because the costs of judging all others are estimated from theirs
@@ -210,8 +233,8 @@ def answer(parts: Parts, given: Plan | None) -> StudyReport | None:
     if found is None:
         return None
     parts, plan = found
-    if begun is None and given is not None:  # a given plan is followed, however long it takes
-        plan = given.model_copy(update={"settled": len(given.rungs)})
+    if begun is None and given is not None:
+        plan = _repeated(given, parts)
     parts.journal.save_plan(plan)
     raced = run_race(
         parts.field.restoring, plan, parts.judge, parts.journal, parts.run, lambda now: planned_again(parts, now)

@@ -64,6 +64,7 @@ class Machine:
     tests: float = 1.0  # how many times as long as estimated tests take
     probes: float = 1.0  # likewise, linear probes and what a gain is worth
     busy: float = 1.0  # how many times as long steps take before the race, while they are timed
+    timing: float = 1.2  # seconds to time the network from scratch
     killed: float | None = None  # when
     memory: int = 64 << 30  # bytes
     now: float = 0.0
@@ -230,7 +231,8 @@ def patched(patch: pytest.MonkeyPatch, machine: Machine) -> None:
         return {"color": answers_of(part.images.tasks["color"][1].values, 0.45, 8)}
 
     def scratch_pace(*given: Any) -> float:
-        return machine.work((1.0 if machine.racing else machine.busy) * 1.2, "measuring") / 6
+        busy = 1.0 if machine.racing else machine.busy
+        return 0.2 * machine.work(busy * machine.timing, "measuring") / machine.timing
 
     patch.setattr(Learned, "speed", speed)
     patch.setattr(Learned, "encoder", lambda one: SimpleNamespace(view="rgb"))

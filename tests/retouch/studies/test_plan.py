@@ -101,7 +101,7 @@ def test_whoever_enters_can_be_judged_and_whoever_does_not_is_named(
     inside, left_out = enter(timings, available)
     assert len(inside) + len(left_out) == len(timings)
     assert [line.partition(":")[0] for line in left_out] == [
-        name for name in sorted(timings, key=lambda name: -least_seconds(timings[name])) if name not in inside
+        name for name in sorted(timings, key=lambda name: -least_seconds([timings[name]])) if name not in inside
     ]
     assert all(": needs at least " in line and " s of training, judging and testing" in line for line in left_out)
     if inside:
