@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from common.encoders.written import check_written
 from common.engine.gradient import check_shares
 from common.engine.loop import Periodic, Trained, learn
 from common.engine.schedule import seed_step
+from common.engine.settings import StopConfig
 from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.machine.room import check_training_batch
@@ -67,7 +68,11 @@ class Ran(NamedTuple):
 
 
 def finetune(
-    config: FinetuneConfig, images: LabeledImages | None = None, *, feature_cache: bool = True
+    config: FinetuneConfig,
+    images: LabeledImages | None = None,
+    *,
+    feature_cache: bool = True,
+    stop: StopConfig | None = None,
 ) -> FinetuneResult | None:
     """Train encoder and head, keep the step with the best validation accuracy, test it once.
 
@@ -80,6 +85,7 @@ def finetune(
         images: images of one task, already decoded, used in place of ``config.data``, which baselines would still read:
             they are for settings that compare the network with nothing else.
         feature_cache: whether the linear probe may read its features from disk.
+        stop: when training ends before its last step, with the rates of all steps; by default it takes all of them.
 
     Returns:
         The content of ``results.json``; None if a signal stopped training, and in all processes but the first.
@@ -90,7 +96,7 @@ def finetune(
     # once: a process group cannot be rejoined after leaving it
     config = config.model_copy(update={"encoder": pinned(config.encoder)[0]})
     with world() as here, numbered(config, here) as config:
-        ran = _run(config, here, images)
+        ran = _run(config, here, images, stop)
         if not ran.finished:
             say_how_to_continue(config)
             return None
@@ -148,7 +154,9 @@ class Opened:
         return Split(self.images.test, torch.arange(len(self.images.test)), labels.values)
 
 
-def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = None) -> Ran:
+def _run(
+    config: FinetuneConfig, here: World, images: LabeledImages | None = None, stop: StopConfig | None = None
+) -> Ran:
     """One training and its test, in ``config.out``."""
     with early_log() as early:
         # everything the user can get wrong is checked before anything is written
@@ -156,7 +164,7 @@ def _run(config: FinetuneConfig, here: World, images: LabeledImages | None = Non
         with open_run(opened.config, here, early) as run:
             if opened.card is not None and config.encoder.path is not None:
                 run.tracker.use_encoder(config.encoder.path, opened.card.sha256, opened.card.provenance.artifact)
-            fit = _train(opened, run)
+            fit = _train(opened, run, stop or StopConfig())
             if not fit.training.finished or not here.is_main:
                 return Ran(fit.training.finished)
             temperature = temperature_of(fit.classifier, fit.validation, opened.config, here)
@@ -275,10 +283,10 @@ class _Fit(NamedTuple):
         best, step = self.training.best, self.training.best_step
         assert best is not None
         assert step is not None
-        return StepChoice(val_accuracy=best, how=how, step=step, of_steps=self.training.steps)
+        return StepChoice(val_accuracy=best, how=how, step=step, of_steps=self.training.step)
 
 
-def _train(opened: Opened, run: Run) -> _Fit:
+def _train(opened: Opened, run: Run, stop: StopConfig) -> _Fit:
     """Train encoder and head on a part of the training images, and choose the step on the rest."""
     here, config, images, train_labels = run.world, opened.config, opened.images, opened.train_labels
 
@@ -322,7 +330,12 @@ def _train(opened: Opened, run: Run) -> _Fit:
         run,
         title=f"finetune {opened.task}",
         periodic=[Periodic(config.evaluate_every, evaluate, select="val/accuracy")],
+        until=stop.at,
+        seconds=stop.after,
     )
+    if training.finished and training.best is None:  # it ended before its first validation
+        classifier.eval()
+        training = replace(training, best=evaluate(training.step)["val/accuracy"], best_step=training.step)
     return _Fit(classifier, training, len(fit), validation, tuner.start_converged)
 
 

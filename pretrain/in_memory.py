@@ -63,7 +63,16 @@ def _learned(method: Method, loop: LoopConfig, augment: AugmentConfig, images: T
         learner = method.build(side, augment, here, loop.seed)
         learner.attach(*sets)
         loader = Loader(learner.images, batch_size=loop.batch_size, seed=loop.seed)
-        learn(learner, loader, loop, MemoryRun(here), title=f"fit {method.title}", until=learner.stop.at)
+        stop = learner.stop
+        learn(
+            learner,
+            loader,
+            loop,
+            MemoryRun(here),
+            title=f"fit {method.title}",
+            until=stop.at,
+            seconds=stop.after,
+        )
         learner.model.eval()
         for note in learner.notes(sample(learner.images, size=side)):
             log.warning("%s", note)

@@ -66,6 +66,7 @@ def _learn(opened: Opened, run: Run) -> tuple[Trained, _Shown]:
         title=f"pretrain {config.method.title}",
         periodic=shown.tasks,
         until=learner.stop.at,
+        seconds=learner.stop.after,
     )
     if not training.finished:
         say_how_to_continue(config)

@@ -87,12 +87,14 @@ def learn(
     title: str,
     periodic: Sequence[Periodic] = (),
     until: int | None = None,
+    seconds: float | None = None,
 ) -> Trained:
     """Take all steps, and leave the averaged (or best) weights in the learner's model.
 
     Args:
         until: end after this step, if there are more. Rates, lines and measurements are those of a training that goes
             on, and so is the checkpoint: resumed from it, training ends bit for bit like one that was never paused.
+        seconds: likewise, after the step that is done when training has taken so many, over all resumptions.
 
     Raises:
         UserError: a loss or gradient is no longer a finite number, or a checkpoint does not fit model or images.
@@ -108,7 +110,8 @@ def learn(
     end = steps if until is None else min(until, steps)
     end = progress.step if _enough(periodic, world) else end  # a task had found it enough before the run was killed
     meter = _Meter(config.batch_size, progress.step)
-    training = _Training(learner, loader, config, run, periodic, progress, meter, steps, end)
+    training = _Training(learner, loader, config, run, periodic, progress, meter, steps, end, seconds)
+    end = progress.step if world.any(progress.step > 0 and training.timed_out) else end
     shown = world.is_main and run.recorded and progress.step < end
     with (
         StopRequest(enabled=run.recorded and steps > 0) as stop,
@@ -131,6 +134,8 @@ def learn(
             if due.stop or ending:
                 break
 
+    if progress.step < end and not stop.asked and training.timed_out:
+        log.info("paused at step %d of %d, after %.0f s of training", progress.step, steps, progress.seconds)
     # asked here again: the signal may have come in the last step, or while its weights were evaluated and saved
     if world.any(stop.asked):
         log.info("stopped at step %d of %d with a checkpoint", progress.step, steps)
@@ -174,7 +179,7 @@ class _Due(NamedTuple):
     last: bool  # the step was the last of the whole training
     line: bool  # the means go to the metrics
     save: bool  # a checkpoint is written
-    stop: bool  # a signal has asked for the end
+    stop: bool  # a signal has asked for the end, or the time is up
     pause: bool  # training goes no further now
     tasks: Sequence[Periodic]
 
@@ -195,13 +200,19 @@ class _Training:
     meter: _Meter
     steps: int  # of the whole training
     end: int  # the step after which it pauses at the latest
+    seconds: float | None  # after which it pauses; None: whatever it takes
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether training has taken its time, as seen by this process."""
+        return self.seconds is not None and self.progress.seconds + self.meter.unread >= self.seconds
 
     def due(self, step: int, stop: StopRequest) -> _Due:
         """What there is to do after ``step`` (counted from 0)."""
         config, world, done = self.config, self.run.world, self.progress.step
         last = done == self.steps
         # asking every process costs a collective, so several processes ask now and then
-        stopping = world.any(stop.asked) if world.size == 1 or step % 8 == 0 else False
+        stopping = world.any(stop.asked or self.timed_out) if world.size == 1 or step % 8 == 0 else False
         line = last or done % config.log_every == 0
         save = last or done % config.checkpoint.every == 0
         pause = done == self.end
@@ -352,6 +363,11 @@ class _Meter:
     def __init__(self, batch_size: int, step: int) -> None:
         self.batch_size, self.step, self.speed = batch_size, step, 0.0
         self.time = time.perf_counter()
+
+    @property
+    def unread(self) -> float:
+        """Seconds since the last reading."""
+        return time.perf_counter() - self.time
 
     def read(self, progress: _Progress, device: torch.device) -> tuple[float, float]:
         now = time.perf_counter()

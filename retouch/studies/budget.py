@@ -131,8 +131,9 @@ def _twin_costs(parts: Parts) -> list[JudgeCost]:
 def change(parts: Parts) -> float:
     """How many times as long the same work takes now as before the race.
 
-    Judging a network after a rung is the same work as judging its untrained twin before the race. Very short times are
-    noisy, so ``MOMENT`` is added to both.
+    Judging a network after a rung is the same work as judging its untrained twin before the race. At the end, tests
+    that took longer than was estimated before the race count as well. Very short times are noisy, so ``MOMENT`` is
+    added to both.
     """
     journal = parts.journal
     last = max((one.rung or 0 for one in journal.memory.judgments), default=0)
@@ -141,7 +142,9 @@ def change(parts: Parts) -> float:
         for one in parts.field.restoring
         if last and (found := journal.of(one.name, last)) is not None
     ]
-    return statistics.median(ratios) if ratios else 1.0
+    raced = statistics.median(ratios) if ratios else 1.0
+    took, estimated = (sum(each) for each in zip(*journal.tests, strict=True)) if journal.tests else (0.0, 0.0)
+    return max(raced, (took + MOMENT) / (estimated + MOMENT)) if journal.tests else raced
 
 
 # ---- the plan
@@ -252,7 +255,12 @@ def time_left(parts: Parts) -> float:
 
 def _testing(parts: Parts) -> float:
     """Seconds to test all judged contestants, at the machine's speed before the race."""
-    return sum(testing_seconds(parts, _first_cost(parts, name)) for name in parts.journal.judged)
+    return sum(estimated_test(parts, name) for name in parts.journal.judged)
+
+
+def estimated_test(parts: Parts, name: str) -> float:
+    """Estimated seconds to test a contestant, at the machine's speed before the race."""
+    return testing_seconds(parts, _first_cost(parts, name))
 
 
 def testing_seconds(parts: Parts, cost: JudgeCost) -> float:
@@ -318,17 +326,20 @@ def probe_fits(parts: Parts, winner: str) -> bool:
 
 def end_seconds(parts: Parts, winner: str) -> float:
     """Seconds left when all others are tested, minus those for the winner's test and the report."""
-    return (
-        parts.journal.clock.left
-        - change(parts) * testing_seconds(parts, _first_cost(parts, winner))
-        - planning.REPORTING
-    )
+    return parts.journal.clock.left - change(parts) * estimated_test(parts, winner) - planning.REPORTING
 
 
-def scratch_steps(parts: Parts, plan: Plan, valuing: float) -> int:
-    """Steps of the network from scratch, in the time that is left: about as long as a finalist was trained.
+class ScratchTime(NamedTuple):
+    """The training of the network from scratch on one task."""
 
-    The networks of several tasks share the time. 0 if it is less than half of that, which would be no fair comparison.
+    steps: int  # 0: it does not compete
+    most: float | None = None  # seconds after which it ends even if there are more steps, so that the budget is kept
+
+
+def scratch_time(parts: Parts, plan: Plan, valuing: float) -> ScratchTime:
+    """How long to train the network from scratch, in the time that is left: about as long as a finalist was trained.
+
+    The networks of several tasks share the time. If it is less than half of that, it would be no fair comparison.
 
     Args:
         valuing: seconds reserved for measuring what the winner's training is worth.
@@ -336,14 +347,17 @@ def scratch_steps(parts: Parts, plan: Plan, valuing: float) -> int:
     last = (parts.journal.of(name, len(plan.rungs)) for name in plan.timings)
     finalist = max((found.seconds for found in last if found is not None), default=plan.scratch_seconds)
     least, most = (share * finalist for share in planning.FAIR)
-    seconds = min(most, parts.journal.clock.left - valuing - planning.REPORTING - scratch_overhead(parts))
-    if seconds < least:
-        return 0
+    left = parts.journal.clock.left - planning.REPORTING - scratch_overhead(parts)
+    if min(most, left - valuing) < least:
+        return ScratchTime(0)
     begun = parts.journal.clock.taken
     step = scratch_pace(parts.config, parts.field, parts.images.sets, parts.images.size, parts.here)
-    seconds -= parts.journal.clock.taken - begun
+    left -= parts.journal.clock.taken - begun
+    seconds = min(most, left - valuing)
     steps = int(seconds / _tasks(parts) / step)
-    return steps if steps >= planning.FEWEST_STEPS and seconds >= least else 0
+    if steps < planning.FEWEST_STEPS or seconds < least:
+        return ScratchTime(0)
+    return ScratchTime(steps, (left + planning.SPARE * parts.config.seconds) / _tasks(parts))
 
 
 def scratch_overhead(parts: Parts) -> float:

@@ -185,15 +185,16 @@ class Restoring(Learned):
     kind: ClassVar[Kind] = "restoring"
     twin: str  # the name of its untrained network
 
-    def fit(self, steps: int, until: int, step: float = 0.0) -> Trained:
+    def fit(self, steps: int, until: int, step: float = 0.0, most: float | None = None) -> Trained:
         """Train to step ``until`` of ``steps`` in total.
 
         Args:
             step: seconds per step, from which the checkpoint interval is derived; 0: the recipe's interval.
+            most: seconds of training from its start, after which it ends all the same.
         """
         saved = self.config.checkpoint.every if not step else max(1, int(SAVE_SECONDS / step))
         checkpoint = self.config.checkpoint.model_copy(update={"every": saved})
-        return self._run(steps=steps, epochs=None, stop=StopConfig(at=until), checkpoint=checkpoint)
+        return self._run(steps=steps, epochs=None, stop=StopConfig(at=until, after=most), checkpoint=checkpoint)
 
 
 # ---- wider dictionaries

@@ -30,14 +30,16 @@ from retouch.studies.budget import (
     damage_seconds,
     damaged_images,
     end_seconds,
+    estimated_test,
     probe_fits,
     probe_seconds,
     scratch_overhead,
-    scratch_steps,
+    scratch_time,
     worth_seconds,
 )
 from retouch.studies.contestants import SCRATCH, Pretrained, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
+from retouch.studies.journal import TestTime
 from retouch.studies.judge import Probing
 from retouch.studies.outcome import study_report
 from retouch.studies.parts import Parts
@@ -107,7 +109,9 @@ def _end(parts: Parts, plan: Plan) -> Ended | None:
     log.info("\n%s is best on validation; %s", winner, doing)
     for name in journal.judged:
         if name != winner and name not in answers:
+            began = journal.clock.taken
             tested = parts.judge.test(parts.field.named(name))
+            journal.tests.append(TestTime(journal.clock.taken - began, estimated_test(parts, name)))
             _keep(parts, answers, name, {task: one.predictions for task, one in tested.items()})
     plan = _test_winner(parts, plan, winner, answers)
 
@@ -117,9 +121,10 @@ def _end(parts: Parts, plan: Plan) -> Ended | None:
     soon = compared(winner, rivals, answers, labels, unknown=len(labels))
     plan = _settle_scratch(parts, plan, valued=_is_valued(parts, plan, winner, soon))
     if plan.scratch:
-        said = run_scratch(parts.config, parts.field, sets, parts.images.size, plan.scratch)
-        if said is None:
+        ran = run_scratch(parts.config, parts.field, sets, parts.images.size, plan)
+        if ran is None:
             return None
+        said, plan = ran
         rivals["scratch"] = SCRATCH
         _keep(parts, answers, SCRATCH, said)
     comparisons = compared(winner, rivals, answers, labels)
@@ -250,12 +255,12 @@ def _settle_scratch(parts: Parts, plan: Plan, *, valued: bool) -> Plan:
     """
     if plan.scratch_settled:
         return plan
-    steps = scratch_steps(parts, plan, change(parts) * worth_seconds(parts) if valued else 0.0)
+    steps, most = scratch_time(parts, plan, change(parts) * worth_seconds(parts) if valued else 0.0)
     others = tuple(line for line in plan.left_out if line != NO_TIME_FOR_SCRATCH)
     lines = others if steps else (*others, NO_TIME_FOR_SCRATCH)
     if steps and others != plan.left_out:
         log.info("%s: there is time for it after all", SCRATCH)
-    plan = plan.model_copy(update={"scratch": steps, "scratch_settled": True, "left_out": lines})
+    plan = plan.model_copy(update={"scratch": steps, "scratch_most": most, "scratch_settled": True, "left_out": lines})
     parts.journal.save_plan(plan)
     return plan
 

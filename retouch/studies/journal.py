@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -73,13 +74,21 @@ class Clock:
         return self.budget - self.taken
 
 
+class TestTime(NamedTuple):
+    """A test of this process, in seconds."""
+
+    took: float
+    estimated: float  # at the machine's speed before the race
+
+
 class Journal:
-    """The files of one study."""
+    """The files of one study, and what this process has measured of its end (``tests``)."""
 
     def __init__(self, folder: Path, budget: float, started: float) -> None:
         self.folder = folder
         self.memory = _read_memory(folder / JUDGED)
         self.clock = Clock(budget, started, max(self.memory.spent, _read_clock(folder / CLOCK)))
+        self.tests = list[TestTime]()
 
     @property
     def plan(self) -> Plan | None:

@@ -34,6 +34,8 @@ WIDER_SHARE = 0.25  # of the time left: the most that a wider dictionary may tak
 ALONE = 0.8  # of the time left: the most that anything may take if no network competes
 CAREFUL_RACE = 1.1  # times the shortest race of the fastest network: reserved at least
 CAREFUL = 0.8  # of a share: the most that an estimate may take before it is confirmed by a measurement
+LATE = (1.5, 1.25)  # times the planned training: the most in a rung, and in the last one, after which no time is left
+JITTER = 1.0  # seconds: short trainings vary by as much
 YIELDED = 0.7  # of the planned training: the least that finalists keep if time for that network is reserved later
 FAIR = (0.5, 3.0)  # least and most training of the network from scratch, as a multiple of a finalist's
 WORTH_SHARE = 0.1  # of the time for training: the most that measuring its worth in labels may take
@@ -125,6 +127,8 @@ class Plan(Record):
     rungs: tuple[Rung, ...]
     settled: int = 1  # rungs whose length is final; later ones get the time that is left
     scratch: int  # steps of the network from scratch; 0: it does not compete
+    scratch_most: float | None = None  # seconds after which the network from scratch ends all the same, on each task
+    scratch_ends: dict[str, int] = Field(default_factory=dict)  # by task, the step where it did
     scratch_seconds: float = 0.0  # of training, reserved for it: as many as a finalist gets; 0: none are
     scratch_settled: bool = True  # whether its number of steps is final: it is known when the race has ended
     probe: bool  # whether the winner gets a linear probe on all labeled images
@@ -135,6 +139,25 @@ class Plan(Record):
     timings: dict[str, Timing] = Field(default_factory=dict)
     left_out: tuple[str, ...] = ()  # a line about each contestant that does not compete
     skipped: tuple[str, ...] = ()  # likewise, about each test of the end that is not done
+
+    def ended(self, name: str, number: int, step: int) -> Plan:
+        """The plan in which a contestant ends a rung earlier, after ``step``, since the machine has become slower."""
+        rung = self.rungs[number - 1]
+        ended = rung.model_copy(update={"steps": {**rung.steps, name: step}})
+        return self.model_copy(update={"rungs": (*self.rungs[: number - 1], ended, *self.rungs[number:])})
+
+    def most_seconds(self, name: str, number: int, before: float) -> float:
+        """How long a contestant may train at most, from its start to the end of a rung.
+
+        On a machine that has become slower, it takes fewer steps than planned, so that the budget is kept.
+
+        Args:
+            before: seconds that it trained until the end of the rung before.
+        """
+        begun = self.rungs[number - 2].seconds if number > 1 else 0.0
+        timing = self.timings[name]
+        planned = self.rungs[number - 1].seconds - begun + timing.start + RULER_STEPS * timing.step
+        return before + LATE[number == len(self.rungs)] * planned + JITTER
 
     def whole(self, name: str, number: int) -> int:
         """Steps of a contestant's whole training, by its schedule in this rung (``number`` counts from 1)."""

@@ -69,11 +69,14 @@ def run_race(
     journal: Journal,
     run: Run,
     plan_again: Callable[[Plan], Again],
+    *,
+    timed: bool = True,
 ) -> Plan | None:
     """Run all rungs.
 
     Args:
         plan_again: called after a rung: plans the end for the time that is left.
+        timed: whether a rung ends early for a contestant that takes much longer than planned.
 
     Returns:
         The plan as it was carried out; None if a signal stopped training.
@@ -88,10 +91,13 @@ def run_race(
         )
         judged = []
         for one in alive:
-            found = _train_and_judge(one, number, plan, judge, journal, run)
+            found = _train_and_judge(one, number, plan, judge, journal, run, timed=timed)
             if found is None:
                 return None
             judged.append(found)
+            if found.steps < plan.rungs[number - 1].steps[one.name]:
+                plan = plan.ended(one.name, number, found.steps)
+                journal.save_plan(plan)
         if number == rungs:
             break
         stay = better(judged, counts[number])
@@ -107,14 +113,16 @@ def run_race(
 
 
 def _train_and_judge(
-    one: Restoring, number: int, plan: Plan, judge: Judge, journal: Journal, run: Run
+    one: Restoring, number: int, plan: Plan, judge: Judge, journal: Journal, run: Run, *, timed: bool
 ) -> Judgment | None:
     known = journal.of(one.name, number)
     if known is not None:
         return known
     began, timing = journal.clock.taken, plan.timings.get(one.name)
     until = plan.rungs[number - 1].steps[one.name]
-    trained = one.fit(plan.whole(one.name, number), until, 0.0 if timing is None else timing.step)
+    before = journal.of(one.name, number - 1)
+    most = plan.most_seconds(one.name, number, 0.0 if before is None else before.seconds) if timed and timing else None
+    trained = one.fit(plan.whole(one.name, number), until, 0.0 if timing is None else timing.step, most)
     journal.save()
     if not trained.finished:
         return None

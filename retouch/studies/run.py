@@ -215,6 +215,7 @@ def _repeated(given: Plan, parts: Parts) -> Plan:
     return given.model_copy(
         update={
             "settled": len(given.rungs),
+            "scratch_most": None,
             "left_out": (
                 *parts.field.left_out,
                 *(reasons.get(name, f"{name}: the plan does not have it") for name in missing),
@@ -237,6 +238,8 @@ def answer(parts: Parts, given: Plan | None) -> StudyReport | None:
         plan = _repeated(given, parts)
     parts.journal.save_plan(plan)
     raced = run_race(
-        parts.field.restoring, plan, parts.judge, parts.journal, parts.run, lambda now: planned_again(parts, now)
+        *(parts.field.restoring, plan, parts.judge, parts.journal, parts.run),
+        lambda now: planned_again(parts, now),
+        timed=parts.config.plan is None,
     )
     return None if raced is None else finish(parts, raced)

@@ -11,6 +11,7 @@ from common.data import Loader
 from common.encoders import Classifier, build_encoder
 from common.engine.gradient import GradientLearner
 from common.engine.pace import measure_pace
+from common.engine.settings import StopConfig
 from common.machine.distributed import World
 from common.recipes import stage_config
 from common.runs.results import RESULTS
@@ -24,6 +25,7 @@ from pretrain.config import GradientPretraining
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import SCRATCH, Field
 from retouch.studies.images import LabelSet, titled_tasks
+from retouch.studies.plan import Plan
 from retouch.studies.results import CONTESTANTS
 
 CHECKS = 8  # validations during training
@@ -67,31 +69,42 @@ def scratch_pace(config: StudyConfig, field: Field, sets: Sequence[LabelSet], si
 
 
 def run_scratch(
-    config: StudyConfig, field: Field, sets: Sequence[LabelSet], size: int, steps: int
-) -> dict[str, Tensor] | None:
+    config: StudyConfig, field: Field, sets: Sequence[LabelSet], size: int, plan: Plan
+) -> tuple[dict[str, Tensor], Plan] | None:
     """Train on the same labeled images as all tested classifiers, and predict the test images.
 
+    Training ends at the step that the plan has for a task, or once it takes the most seconds that it allows.
+
     Returns:
-        Predictions by task, int64 ``[n]`` each; None if a signal stopped training.
+        Predictions by task, int64 ``[n]`` each, and the plan with the steps where training ended early; None if a
+        signal stopped training.
     """
     tasks = [(title, part, task) for part, tasks in titled_tasks(sets) for title, task in tasks.items()]
-    found = {}
+    found, ends = {}, dict(plan.scratch_ends)
     for number, (title, part, task) in enumerate(tasks, start=1):
-        settings = scratch_config(config, field, size, number, steps)
+        settings = scratch_config(config, field, size, number, plan.scratch)
+        stop = StopConfig(at=plan.scratch_ends.get(title), after=plan.scratch_most)
         if not (settings.out / RESULTS).is_file():
             resumed = settings.model_copy(update={"resume": (settings.out / "config.yaml").is_file()})
-            if finetune(resumed, part.images.of_task(task).only(train=part.fitted)) is None:
+            if finetune(resumed, part.images.of_task(task).only(train=part.fitted), stop=stop) is None:
                 return None
         [said] = read_predictions(settings.out)
         found[title] = said.answers["tuned"]
-    return found
+        if (taken := _result(config, number).tuned.choice.of_steps) < plan.scratch:
+            ends[title] = taken
+    return found, plan.model_copy(update={"scratch_ends": ends})
 
 
 def scratch_seconds(config: StudyConfig, sets: Sequence[LabelSet]) -> float:
     """Seconds of training of the networks from scratch, over all tasks."""
     count = sum(len(tasks) for _, tasks in titled_tasks(sets))
-    found = [read_results(_folder(config, number)) for number in range(1, count + 1)]
-    return round(sum(one.tuned.seconds for one in found if isinstance(one, FinetuneResult)), 1)
+    return round(sum(_result(config, number).tuned.seconds for number in range(1, count + 1)), 1)
+
+
+def _result(config: StudyConfig, number: int) -> FinetuneResult:
+    found = read_results(_folder(config, number))
+    assert isinstance(found, FinetuneResult)
+    return found
 
 
 def _folder(config: StudyConfig, number: int) -> Path:

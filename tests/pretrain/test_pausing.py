@@ -1,4 +1,4 @@
-"""``stop.at``: a run is paused where the user wants, exports, and goes on as if it had never been paused."""
+"""``stop.at``, ``stop.after``: a run pauses where the user wants, exports, and goes on as if it had never paused."""
 
 from __future__ import annotations
 
@@ -34,6 +34,19 @@ def test_paused_run_goes_on_bit_for_bit_like_one_never_paused(whole: Path, tmp_p
         assert last_checkpoint(out).name == f"step-{at:07d}"
         assert (out / WEIGHTS).read_bytes() != (whole / WEIGHTS).read_bytes()
     retouch.pretrain(pretraining(out, resume=True, **LINES))
+    assert logged(out) == logged(whole)
+    assert (out / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+def test_run_that_has_taken_its_seconds_pauses_and_goes_on_bit_for_bit(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for resume in (False, True):  # and stays where it is, as long as it may take no longer
+        paused = retouch.pretrain(pretraining(out, resume=resume, stop={"after": 1e-6}, **LINES))
+        assert (paused.training.step, paused.training.steps, paused.training.finished) == (1, STEPS, True)
+    paused = retouch.pretrain(pretraining(out, resume=True, stop={"at": 3}, **LINES))
+    half = paused.training.seconds / 2  # those of all processes count
+    assert retouch.pretrain(pretraining(out, resume=True, stop={"after": half}, **LINES)).training.step == 3
+    retouch.pretrain(pretraining(out, resume=True, stop={"after": 1e6}, **LINES))
     assert logged(out) == logged(whole)
     assert (out / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 

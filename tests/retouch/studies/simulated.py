@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from retouch.studies.images import label_set
 from retouch.studies.journal import BEAT, CLOCK, Clock, Journal, ProbedOnce, read_plan
 from retouch.studies.judge import Judged, Probing
 from retouch.studies.parts import Parts
-from retouch.studies.plan import JudgeCost, ProbeKind
+from retouch.studies.plan import JudgeCost, Plan, ProbeKind
 from retouch.studies.results import StudyReport, UnderDamage
 from tests.retouch.reporting.runs import answers_of, probe_result
 
@@ -65,6 +66,7 @@ class Machine:
     probes: float = 1.0  # likewise, linear probes and what a gain is worth
     busy: float = 1.0  # how many times as long steps take before the race, while they are timed
     timing: float = 1.2  # seconds to time the network from scratch
+    slowed: tuple[float, float] = (math.inf, 1.0)  # from when on training steps take how many times as long
     killed: float | None = None  # when
     memory: int = 64 << 30  # bytes
     now: float = 0.0
@@ -206,29 +208,31 @@ def patched(patch: pytest.MonkeyPatch, machine: Machine) -> None:
             machine.done[one.name] = Trained(100, 100, True, 0.0, None, None)
         return True
 
-    def fit(one: Restoring, steps: int, until: int, step: float = 0.0) -> Trained:
-        machine.racing = True
-        before = machine.done.get(one.name, Trained(0, steps, True, 0.0, None, None))
-        machine.work(0.5, one.name)
-        while before.step < until:
-            some = min(until - before.step, max(1, int(SAVE_SECONDS / step)))
-            seconds = machine.work(some * step_of(one.name), one.name)
-            machine.trained[one.name] += seconds
-            before = Trained(before.step + some, steps, True, before.seconds + seconds, None, None)
-            machine.done[one.name] = before
-        machine.work(2.0, one.name)
-        return before
+    def train(name: str, steps: int, until: int, step: float, saved: int, most: float | None) -> Trained:
+        now = machine.done.get(name, Trained(0, steps, True, 0.0, None, None))
+        while now.step < until and (most is None or now.seconds < most):
+            seconds = machine.work(step * (machine.slowed[1] if machine.now >= machine.slowed[0] else 1.0), name)
+            machine.trained[name] += seconds
+            now = Trained(now.step + 1, steps, True, now.seconds + seconds, None, None)
+            if now.step % saved == 0:
+                machine.done[name] = now
+        machine.done[name] = now
+        return now
 
-    def scratch(config: StudyConfig, field_: Field, sets: Any, size: int, steps: int) -> dict[str, torch.Tensor]:
-        done = machine.done.get("scratch", Trained(0, steps, True, 0.0, None, None)).step
-        while done < steps:
-            some = min(steps - done, 50)
-            machine.trained["scratch"] += machine.work(some * 0.2, "scratch")
-            done += some
-            machine.done["scratch"] = Trained(done, steps, True, 0.0, None, None)
+    def fit(one: Restoring, steps: int, until: int, step: float = 0.0, most: float | None = None) -> Trained:
+        machine.racing = True
+        machine.work(0.5, one.name)
+        saved = max(1, int(SAVE_SECONDS / step))
+        found = train(one.name, steps, until, step_of(one.name), saved, most)
+        machine.work(2.0, one.name)
+        return found
+
+    def scratch(config: StudyConfig, field_: Field, sets: Any, size: int, plan: Plan) -> Any:
+        found = train("scratch", plan.scratch, plan.scratch, 0.2, 50, plan.scratch_most)
         machine.work(15.0, "scratch")
         [part] = sets
-        return {"color": answers_of(part.images.tasks["color"][1].values, 0.45, 8)}
+        said = {"color": answers_of(part.images.tasks["color"][1].values, 0.45, 8)}
+        return said, plan.model_copy(update={"scratch_ends": {"color": found.step}})
 
     def scratch_pace(*given: Any) -> float:
         busy = 1.0 if machine.racing else machine.busy

@@ -150,6 +150,20 @@ def test_a_budget_without_time_for_some_networks_says_which_would_be_enough_for_
     assert set(NETWORKS) <= {one.name for one in longer.contenders}
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([120.0, 300.0, 1200.0]), st.floats(0.2, 1.0), st.floats(1.0, 10.0))
+@example(1200.0, 0.3, 10.0)
+@example(1200.0, 0.6, 10.0)
+@example(120.0, 0.4, 10.0)
+def test_a_study_keeps_its_budget_if_training_becomes_much_slower(
+    images: SimpleNamespace, seconds: float, when: float, slower: float
+) -> None:
+    """As threads do that wait for each other, once another program needs a core."""
+    machine = Machine(slowed=(when * seconds, slower))
+    studied(machine, images, seconds)
+    assert machine.now <= 1.1 * seconds, machine
+
+
 def test_timing_the_network_from_scratch_counts_as_well(images: SimpleNamespace) -> None:
     machine = Machine(timing=90.0)
     report = studied(machine, images)

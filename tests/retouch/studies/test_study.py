@@ -20,12 +20,14 @@ import yaml
 import retouch
 from common.config import validate
 from common.encoders.load import load_encoder
+from common.files import write_json
 from finetune.predictions import read_predictions
 from finetune.probes import linear
 from retouch.cli import main
 from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
 from retouch.studies import final, journal, outcome, run
+from retouch.studies.budget import ScratchTime
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import Learned, Restoring, Speed
 from retouch.studies.images import chosen_rows
@@ -363,6 +365,31 @@ def test_rungs_follow_from_measured_speeds_and_shrink_when_time_runs_out(
     assert len(ended) == 2
     assert all(max(first) < one.steps < max(planned) for one in ended)
     assert min(last) < max(planned)
+
+
+def test_rungs_that_end_early_on_a_machine_that_has_become_slower_are_repeated_step_for_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Learned, "speed", lambda one: Speed(0.0, 0.001, 0.0))  # far too fast
+    monkeypatch.setattr("retouch.studies.plan.LATE", (0.0, 0.0))
+    monkeypatch.setattr("retouch.studies.plan.JITTER", 0.1)
+    values = settings(tmp_path, "cut", plan=None, budget="60s")
+    with monkeypatch.context() as patch:
+        patch.setattr("retouch.studies.final.scratch_time", lambda *given: ScratchTime(100_000, 0.2))
+        report = retouch.study(values)
+    assert report is not None
+    plan = read_plan(tmp_path / "cut")
+    for name in NAMES:
+        ends = [rung.steps[name] for rung in plan.rungs if name in rung.steps]
+        found = [one.steps for one in report.named(name).validations]
+        assert found == ends[: len(found)]
+    assert any(rung.steps[name] < 0.1 * plan.steps[name] for name, rung in zip(NAMES, plan.rungs, strict=False))
+    assert plan.scratch_ends["color"] < plan.scratch
+    given = plan.model_copy(update={"scratch_most": 1e-6})  # a repetition takes its steps, however long that takes
+    write_json(tmp_path / "plan.json", given.model_dump(mode="json"))
+    again = retouch.study({**values, "out": tmp_path / "again", "plan": str(tmp_path / "plan.json")})
+    assert again is not None
+    assert numbers(again) == numbers(report)
 
 
 def test_a_budget_that_is_too_small_for_training_is_answered_all_the_same(tmp_path: Path) -> None:
