@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,14 @@ class Example(NamedTuple):
     def seen(self) -> Tensor:
         """What the encoder sees, as RGB ``[B 3 H W]``: hidden pixels gray, noise not clipped."""
         return torch.where(self.hidden > 0, HIDDEN, self.input[:, :3].float())
+
+
+def joined(examples: Sequence[Example]) -> Example:
+    """Damaged batches of one pretext as a single one, in order."""
+    if len(examples) == 1:
+        return examples[0]
+    columns = zip(*examples, strict=True)  # each part of all examples: tensors, or None in all of them
+    return Example._make(None if parts[0] is None else torch.cat(parts) for parts in columns)
 
 
 class Trial(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +21,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.corruptions import AnyCorruption
+from common.pixels import rows_within
 
 LEAST_ERROR = 1e-10  # mean squared error below which images in [0, 1] are the same: 100 dB
 INVISIBLE = 48.0  # dB: an error of about one of 255 levels, below which pictures of 8 bits look and measure the same
 NORMAL_MEDIAN = 0.6745  # median magnitude of a standard normal number
 LIGHTNESS_BINS = 32
+# Pixels compared in one pass of non-local means: as many as a processor's cache holds; more in fewer passes on a GPU.
+COMPARED, COMPARED_ON_GPU = 1 << 17, 1 << 23
 COLOR_IMAGES = 256  # images on which the mean color of equal lightness is measured
 
 
@@ -112,29 +115,40 @@ def wiener_filter(damaged: Damaged, strength: float, side: int = 5) -> Tensor:
     return mean + (variance - noise).clamp_min(0) / variance * (images - mean)
 
 
-def non_local_means(damaged: Damaged, strength: float, reach: int = 4, side: int = 5) -> Tensor:
+def non_local_means(
+    damaged: Damaged, strength: float, reach: int = 4, side: int = 5, at_once: int | None = None
+) -> Tensor:
     """Non-local means (Buades, Coll and Morel 2005): the mean of pixels around which the image looks alike.
 
     Pixels up to ``reach`` away weigh ``exp(-max(d² - 2σ², 0) / h²)``, where ``d²`` is the mean squared difference of
     the squares of ``side`` pixels around them, over colors. σ is estimated from each image; ``h`` is ``strength`` σ.
+
+    Args:
+        at_once: pixels that are compared in one pass, over all images and shifts; results differ only by rounding.
+            None: as suits the device.
     """
     images = damaged.images
     height, width = images.shape[2:]
     reach = min(reach, height - 1, width - 1)
+    if at_once is None:
+        at_once = COMPARED if images.device.type == "cpu" else COMPARED_ON_GPU
     variance = noise_level(images).square()
     scale = (strength**2 * variance).clamp_min(1e-8)
-    share = 1 / (images.shape[1] * _inside(images, side) * scale)  # turns a sum of squares into d² / h²
+    share = -1 / (images.shape[1] * _inside(images, side) * scale[:, 0])  # turns a sum of squares into -d² / h²
+    by_noise = (2 * variance / scale)[:, 0]  # what noise alone adds to d² / h²
     around = F.pad(images, [reach] * 4, mode="reflect")
-    total, weights = images.clone(), torch.ones_like(images[:, :1])
-    for down, right in product(range(2 * reach + 1), repeat=2):
-        if (down, right) == (reach, reach):
-            continue  # the pixel itself, which weighs 1
-        moved = around[:, :, down : down + height, right : right + width]
-        apart = _sums((images - moved).square_().sum(1, keepdim=True), side)
-        weight = apart.mul_(share).sub_(2 * variance / scale).clamp_min_(0).neg_().exp_()  # in place, as it is faster
-        total.addcmul_(weight, moved)
-        weights += weight
-    return total / weights
+    shifts = product(range(2 * reach + 1), repeat=2)
+    total, weights = torch.zeros_like(images), torch.zeros_like(images[:, 0])
+    while some := list(islice(shifts, rows_within(weights.numel(), at_once))):
+        moved = [around[:, :, down : down + height, right : right + width] for down, right in some]
+        apart = images.new_empty(len(moved), *weights.shape)  # [shifts B H W], filled in place, as it is faster
+        for one, squares in zip(moved, apart, strict=True):
+            torch.sum(F.mse_loss(images, one, reduction="none"), 1, out=squares)
+        weight = _sums(apart, side).mul_(share).add_(by_noise).clamp_max_(0).exp_()
+        for one, alike in zip(moved, weight, strict=True):
+            total.addcmul_(alike[:, None], one)
+            weights += alike
+    return total / weights[:, None]
 
 
 def noise_level(images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from common.data.rows import even_rows
 from common.engine.curve import Curve, stall
 from common.errors import UserError
 from common.pixels import CHUNK_PIXELS, rows_within, split_rows, to_float, to_uint8
-from pretrain.gradient.example import Example
+from pretrain.gradient.example import Example, joined
 from pretrain.method import MethodLearner
 from pretrain.ruler.budget import affordable
 from pretrain.ruler.health import Health, health
@@ -62,10 +63,15 @@ class Ruler:
 
     Args:
         learned: images that are learned from between two measurements, which decide how many are measured on.
+        at_once: pixels that a trivial restorer is given at once, in whole chunks; results differ only by rounding.
+            None: as suits the device.
     """
 
-    def __init__(self, learner: MethodLearner, learned: int) -> None:
+    def __init__(self, learner: MethodLearner, learned: int, at_once: int | None = None) -> None:
         self.learner, self.most = learner, affordable(learned, least=LEAST, most=SAMPLE_IMAGES)
+        if at_once is None:  # a chunk stays in a processor's cache; a GPU is faster with fewer passes
+            at_once = 0 if learner.encoder.mean.device.type == "cpu" else CHUNK_PIXELS
+        self.at_once = at_once
         self.curve = Curve()  # the held-out loss
         self.last: Measured | None = None
         self.remarked = set[Kind]()  # once per run is enough
@@ -134,19 +140,27 @@ class Ruler:
     def _try(self, images: Tensor, shown: int) -> _Tried:
         """Losses over uint8 images ``[n 3 S S]``, and what the network makes of the first ``shown``."""
         losses, levels = list[Tensor](), list[Tensor]()
-        moved = damage = 0.0
+        moved, damage = list[Tensor](), list[Tensor]()
         for example, restored, loss in self.learner.trials(_chunks(to_float(images)), shown):
             if restored is not None:
                 idle = self._restored(do_nothing, example)
                 levels.append(psnr(restored, example.clean, example.weight))
-                moved += _apart(restored, idle, example.weight)
-                damage += _apart(example.clean, idle, example.weight)
+                moved.append(_apart(restored, idle, example.weight))
+                damage.append(_apart(example.clean, idle, example.weight))
             losses.append(loss.double())
         shown_levels = torch.cat(levels).cpu() if levels else torch.zeros(0)
-        return _Tried(torch.cat(losses).cpu(), shown_levels, moved / damage if damage else None)
+        whole, changed = _total(damage), _total(moved)  # read once, as a GPU is waited for each time
+        return _Tried(torch.cat(losses).cpu(), shown_levels, changed / whole if whole else None)
 
     def _damaged(self, images: Tensor) -> Iterator[Example]:
         return self.learner.damaged(_chunks(images))
+
+    def _passes(self, images: Tensor) -> Iterator[Example]:
+        """Images damaged chunk by chunk, and joined to as many as a restorer is given at once."""
+        damaged, pixels = self._damaged(images), images.shape[2:].numel()
+        chunks = rows_within(pixels * rows_within(pixels, CHUNK_PIXELS, CHUNK), self.at_once)
+        while some := list(islice(damaged, chunks)):
+            yield joined(some)
 
     def _restored(self, restore: Restore, example: Example) -> Tensor:
         """What a trivial restorer makes of damaged images, RGB in [0, 1]."""
@@ -164,7 +178,7 @@ class Ruler:
         images, rows = images[order], measured.kept[sampled(measured, self.most)][order]
         restorers, lost = self._tuned(known), list[Tensor]()
         levels = {name: list[Tensor]() for name in restorers}
-        for example in self._damaged(images[:shown]):
+        for example in self._passes(images[:shown]):
             for name, restore in restorers.items():
                 levels[name].append(psnr(self._restored(restore, example), example.clean, example.weight))
             best = torch.stack([found[-1] for found in levels.values()]).amax(0)
@@ -194,10 +208,14 @@ class Ruler:
         return {name: some[0] if len(some) == 1 else max(some, key=level) for name, some in candidates.items() if some}
 
 
-def _apart(one: Tensor, other: Tensor, weight: Tensor | None) -> float:
-    """Summed squared difference of images, where error counts."""
+def _apart(one: Tensor, other: Tensor, weight: Tensor | None) -> Tensor:
+    """Summed squared difference of images, where error counts: a scalar."""
     difference = (one - other).square()
-    return float((difference if weight is None else difference * weight).sum())
+    return (difference if weight is None else difference * weight).sum()
+
+
+def _total(sums: list[Tensor]) -> float:
+    return float(torch.stack(sums).double().sum()) if sums else 0.0
 
 
 def _chunks(images: Tensor) -> tuple[Tensor, ...]:

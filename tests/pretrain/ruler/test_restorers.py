@@ -9,6 +9,7 @@ from kornia.color import rgb_to_lab
 from scipy import ndimage, signal
 from sklearn.decomposition import PCA
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from common.corruptions import Gaussian, Gray, Holes
 from pretrain.ruler.restorers import (
@@ -93,6 +94,17 @@ def test_non_local_means_is_its_formula_pixel_by_pixel(photographs: Tensor) -> N
                     total[:, row, column] += weight * moved[:, row, column]
                     weights[row, column] += weight
     torch.testing.assert_close(found[0], torch.from_numpy(total / weights).float(), atol=1e-4, rtol=1e-4)
+
+
+def test_non_local_means_is_the_same_in_few_passes_and_in_many(photographs: Tensor) -> None:
+    """81 shifts of 3 images of 16 px: one at a time, five (the last pass has one), and all."""
+    given, plane = damaged(noisy(photographs)[:3]), 3 * 16 * 16
+    expected = non_local_means(given, 0.8)
+    for at_once, passes in ((1, 81), (5 * plane, 17), (81 * plane, 1)):
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            found = non_local_means(given, 0.8, at_once=at_once)
+        assert [one.count for one in seen.key_averages() if one.key == "aten::exp_"] == [passes]
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("restore", [gaussian_filter, wiener_filter, non_local_means])

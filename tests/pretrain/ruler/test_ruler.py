@@ -37,6 +37,14 @@ from tests.toys import RandomSource, noise_images
 
 HERE = World(0, 1, torch.device("cpu"))
 PLENTY = 1 << 20  # images learned from between two panels, so that all images are measured on
+VIT: dict[str, Any] = {  # hidden patches are dropped
+    "encoder": {
+        "name": "timm/vit_tiny_patch16_224",
+        "model_args": {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2},
+    },
+    "decoder": {"kind": "transformer", "width": 32, "depth": 1},
+    "pretext": {"kind": "mask", "ratio": 0.75},
+}
 LONG = {"steps": 40, "panels_every": 2, "checkpoint": {"every": 2}}
 
 
@@ -188,6 +196,30 @@ def test_every_pretext_is_measured(tmp_path: Path, kind: str) -> None:
     }
     assert list(found.restorers) == names[kind]
     assert all(0 < level < 60 for level in found.restorers.values())
+
+
+@pytest.mark.parametrize("kind", ["colorize", "mask", "mask of a ViT", "mixed"])
+def test_trivial_restorers_are_the_same_given_one_chunk_or_all_images_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    pretext = {"kind": kind, "bins": 8} if kind == "colorize" else {"kind": kind}
+    changes = VIT if kind == "mask of a ViT" else {"pretext": pretext}
+    built = learner(tmp_path, **changes)
+    given, aided = list[int](), built.aided
+
+    def noting(restored: Tensor, example: Example) -> Tensor:
+        given.append(len(restored))
+        return aided(restored, example)
+
+    monkeypatch.setattr(built, "aided", noting)
+    by_chunks = Ruler(built, PLENTY).result(0)
+    assert set(given) == {32}
+    given.clear()
+    at_once = Ruler(built, PLENTY, at_once=64 * 16 * 16).result(0)
+    assert given.count(64) == len(by_chunks.restorers)  # the others choose strengths, or show the network beside them
+    assert at_once.restorers == pytest.approx(by_chunks.restorers, abs=2e-3)
+    same = {"restorers": by_chunks.restorers}
+    assert at_once.model_copy(update=same) == by_chunks
 
 
 def test_gray_images_are_no_part_of_the_psnr_of_a_network_that_colors(
