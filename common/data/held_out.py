@@ -9,8 +9,7 @@ import torch
 
 from common.data.images import Images
 from common.machine.distributed import place
-
-log = logging.getLogger("retouch")
+from common.runs.logs import say_once
 
 FEWEST = 100  # of fewer images, none are held out: each is worth more in training
 LEAST, MOST = 32, 2048  # images held out; with fewer, a loss 1.5 times as high could be chance,
@@ -40,7 +39,10 @@ def hold_out(images: Images, share: float, seed: int) -> tuple[Images, Images | 
     names = torch.from_numpy(np.unique(whole.numpy()))
     if len(names) < FEWEST:
         if place()[0] == 0:  # every process would say the same
-            log.info("%s: none of %d images are held out: there are fewer than %d", source.spec, len(names), FEWEST)
+            # the contestants of a study learn from the same images
+            say_once(
+                logging.INFO, f"{source.spec}: none of {len(names)} images are held out: there are fewer than {FEWEST}"
+            )
         return images, None
     least = min(LEAST, int(LARGEST_SHARE * len(names)))
     wanted = min(max(least, round(share * len(names))), max(1, most // source.rows_per_image))
