@@ -216,7 +216,8 @@ def runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[RunFacts
     """List the runs in a folder and below: stage, recipe, state, headline, size.
 
     Args:
-        sort: ``started``, ``name``, ``stage``, ``state``, ``result`` or ``size``; the latest, best and largest first.
+        sort: ``started``, ``name``, ``stage``, ``state``, ``result`` or ``size``; the latest and largest first.
+            ``result``: accuracies, then mAP, mIoU, PSNR, reconstruction errors, no number; the best of each first.
 
     Raises:
         UserError: there is no such folder or order.
