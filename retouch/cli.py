@@ -39,7 +39,7 @@ examples:
   retouch embed encoder=runs/mine data=my/pictures
   retouch predict runs/mine-probe data=my/new
   retouch search runs/mine data=my/pictures query=image.jpg
-  retouch restore runs/mine data=my/new scale=0.1
+  retouch restore runs/mine data=my/new
   retouch strange runs/mine data=my/pictures --top 20
   retouch study data=my/pictures labels=my/labeled budget=20m
   retouch report runs/mine runs/mine-probe -o report.html

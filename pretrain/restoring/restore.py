@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from common.words import counted
 from pretrain.gradient.kept import decoder_folder
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import JOURNAL, PICTURES, SCORES, SHEET, RestoreConfig
-from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictures, shown_where, with_opacity
+from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictures, scaled, shown_where, with_opacity
 from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer, punched
 from pretrain.restoring.results import RestoredPicture, RestoreResult, Scores
 from pretrain.restoring.scores import score
@@ -131,18 +133,35 @@ def _opened(config: RestoreConfig) -> PictureRestorer:
 
 
 def _say_of_scale(restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig) -> None:
-    """Warn if tiles look unlike what the network has learned from."""
+    """Warn if tiles look unlike what the network has learned from, or ``scale`` leaves less than a tile."""
     tile, card = restorer.grid.tile, restorer.card
-    sides = [min(picture.image.shape[1:]) for picture in _some(pictures, 3)]
-    if not sides or card.learned_at_own_resolution or tile >= SMALL * min(sides):
+    whole = copy(pictures)
+    whole.scale = 1.0
+    sides = [min(picture.image.shape[1:]) for picture in _some(whole, 3)]
+    if not sides:
         return
-    scale = config.scale * tile / min(sides)
-    log.warning(
-        "the network learned from whole pictures of %d px, but a tile of %d px is a small part of these pictures (%d "
-        "px and more), whose details it has never seen. Use scale=%.2g to show it what it knows; to learn details, "
-        "pretrain with data=patches:FOLDER",
-        *(card.image_size, tile, min(sides), scale),
-    )
+    smallest = scaled(min(sides), config.scale)
+    fits = _rounded_up(tile / min(sides))
+    if config.scale < 1 and smallest < tile:
+        log.warning(
+            "scale=%g makes pictures as small as %d px, but the network sees %d px at a time: the rest is their mirror "
+            "image. %s",
+            *(config.scale, smallest, tile),
+            f"Use scale={fits:g}" if fits < 1 else "Restore small pictures without scale, apart from large ones",
+        )
+    elif not card.learned_at_own_resolution and tile < SMALL * smallest:
+        log.warning(
+            "the network learned from whole pictures of %d px, but a tile of %d px is a small part of these pictures "
+            "(%d px and more), whose details it has never seen. Use scale=%g to show it what it knows; to learn "
+            "details, pretrain with data=patches:FOLDER",
+            *(card.image_size, tile, smallest, fits),
+        )
+
+
+def _rounded_up(scale: float) -> float:
+    """With two digits, and not smaller: pictures of that size would be smaller than a tile."""
+    places = 1 - math.floor(math.log10(scale))
+    return math.ceil(round(scale * 10**places, 6)) / 10**places
 
 
 def _some(pictures: Pictures, count: int) -> Iterator[Picture]:
@@ -408,8 +427,14 @@ def _table(pictures: Sequence[RestoredPicture]) -> str:
     return text.getvalue()
 
 
+def _sizes(pictures: Sequence[RestoredPicture]) -> str:
+    """``13x13 to 40x30 px``: the smallest and the largest."""
+    sizes = sorted({(one.width, one.height) for one in pictures}, key=lambda size: (size[0] * size[1], size))
+    return " to ".join(dict.fromkeys(f"{width}x{height}" for width, height in (sizes[0], sizes[-1]))) + " px"
+
+
 def _sentence(result: RestoreResult) -> str:
-    scale = "" if result.scale == 1 else f" at {result.scale:g} of their size"
+    scale = "" if result.scale == 1 else f" at {result.scale:g} of their size ({_sizes(result.pictures)})"
     failed = f", {len(result.failed):,} cannot be read" if result.failed else ""
     said = f"{counted(result.restored, 'picture')} restored{scale}{failed}: {result.folder}"
     if result.after is None or result.before is None:
