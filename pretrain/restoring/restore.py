@@ -33,6 +33,7 @@ from common.words import counted
 from pretrain.gradient.kept import decoder_folder
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import JOURNAL, PICTURES, SCORES, SHEET, RestoreConfig
+from pretrain.restoring.learned import learned_from
 from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictures, scaled, shown_where, with_opacity
 from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer, punched
 from pretrain.restoring.results import RestoredPicture, RestoreResult, Scores
@@ -67,7 +68,9 @@ def restore(config: RestoreConfig) -> RestoreResult:
             _say_of_scale(restorer, pictures, config)
             journal = Journal(run, restorer, pictures)
             failed = _restore_all(restorer, pictures, config, journal)
-            result = _results(restorer, config, run, journal, failed, pictures.names)
+            learned = learned_from(config.run, trained_on, pictures.source, torch.tensor(pictures.rows))
+            known = None if learned is None else dict(zip(pictures.names, learned.tolist(), strict=True))
+            result = _results(restorer, config, run, journal, failed, pictures.names, known)
             _draw(restorer, pictures, config, run, journal)
             return result
 
@@ -160,8 +163,8 @@ def _say_of_scale(restorer: PictureRestorer, pictures: Pictures, config: Restore
 
 def _rounded_up(scale: float) -> float:
     """With two digits, and not smaller: pictures of that size would be smaller than a tile."""
-    places = 1 - math.floor(math.log10(scale))
-    return math.ceil(round(scale * 10**places, 6)) / 10**places
+    unit = 10.0 ** (math.floor(math.log10(scale)) - 1)
+    return round(math.ceil(round(scale / unit, 6)) * unit, 6)
 
 
 def _some(pictures: Pictures, count: int) -> Iterator[Picture]:
@@ -360,8 +363,13 @@ def _results(
     journal: Journal,
     failed: dict[str, str],
     names: Sequence[str],
+    learned: Mapping[str, bool] | None,
 ) -> RestoreResult:
-    """Write ``pictures.csv`` and ``results.json``."""
+    """Write ``pictures.csv`` and ``results.json``.
+
+    Args:
+        learned: whether the network has learned from the picture of each name; None where that is not known.
+    """
     pictures = tuple(journal.done[name] for name in names if name in journal)
     measured = [one for one in pictures if one.after is not None]
     lost = [one for one in measured if _lost(one, restorer, config)]
@@ -378,6 +386,9 @@ def _results(
         restored=len(pictures),
         failed=failed,
         measured=len(measured),
+        learned=None
+        if learned is None
+        else sum(learned[name] for name in names if name in journal and journal.done[name].after is not None),
         nothing_to_restore=len(measured) - len(meant),
         before=_mean([one.before for one in meant]),
         after=_mean([one.after for one in meant]),
@@ -387,6 +398,11 @@ def _results(
     write_json(run.folder / RESULTS, result.model_dump(mode="json"))
     run.tracker.summary(result.model_dump(mode="json", include={"restored", "measured", "before", "after"}))
     log.info("%s", _sentence(result))
+    if result.learned:
+        log.info(
+            "%s of these %s %s learned from: the network may have memorized them, and may restore others worse",
+            *(f"{result.learned:,}", counted(result.measured, "picture"), "was" if result.learned == 1 else "were"),
+        )
     return result
 
 

@@ -261,6 +261,7 @@ class Level(Part):
 
 class Restore(Result):
     restored: int
+    learned: int | None = None
     before: Level | None = None
     after: Level | None = None
 
@@ -271,7 +272,7 @@ class Restore(Result):
         if self.before is None or self.after is None:
             return Headline(text)
         text = f"{text}, PSNR {self.after.psnr:.1f} (damaged {self.before.psnr:.1f})"
-        return Headline(text, self.after.psnr, "psnr")
+        return Headline(text, self.after.psnr, "psnr", on_training=bool(self.learned))
 
 
 class Surprising(Part):
@@ -280,12 +281,14 @@ class Surprising(Part):
 
 class Strange(Result):
     ranked: int
+    learned: int | None = None
     top: tuple[Surprising, ...]
 
     @property
     def headline(self) -> Headline:
         """The number of pictures, and the largest surprise."""
-        return Headline(f"{counted(self.ranked, 'picture')}, largest surprise {self.top[0].surprise:.1f} dB")
+        text = f"{counted(self.ranked, 'picture')}, largest surprise {self.top[0].surprise:.1f} dB"
+        return Headline(text, on_training=bool(self.learned))
 
 
 Kind = (
