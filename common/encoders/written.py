@@ -29,5 +29,10 @@ def check_written(folder: Path, lost: Path | None = None) -> None:
             raise UserError(f"{folder / WEIGHTS} is damaged or was modified (sha256 differs)")
         refuse_foreign(folder)
     except UserError as error:
-        what = str(error).partition("; ")[0]
-        raise UserError(f"{what}; move {lost or folder} away, and the same command writes it again") from None
+        raise moved_away(error, lost or folder) from None
+
+
+def moved_away(error: UserError, folder: Path) -> UserError:
+    """What is wrong with a folder that the run would write again, and what helps."""
+    what = str(error).partition("; ")[0]
+    return UserError(f"{what}; move {folder} away, and the same command writes it again")

@@ -6,10 +6,8 @@ import csv
 import io
 import json
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +32,10 @@ from pretrain.gradient.kept import decoder_folder
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import JOURNAL, PICTURES, SCORES, SHEET, RestoreConfig
 from pretrain.restoring.learned import learned_from
-from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictures, scaled, shown_where, with_opacity
+from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictures, shown_where, with_opacity
 from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer, punched
 from pretrain.restoring.results import RestoredPicture, RestoreResult, Scores
+from pretrain.restoring.scale import say_of_scale
 from pretrain.restoring.scores import score
 from pretrain.restoring.sheets import Shown, middle, name_of, part_of, read_back, sheet
 from pretrain.ruler.restorers import INVISIBLE, Damaged
@@ -44,7 +43,6 @@ from pretrain.ruler.restorers import INVISIBLE, Damaged
 log = logging.getLogger("retouch")
 
 SHOWN = 12  # pictures on the sheet
-SMALL = 0.5  # tiles that show a smaller part of a picture than this look unlike the whole pictures of training
 SAID = 10  # unreadable pictures that each get a warning
 
 
@@ -65,7 +63,7 @@ def restore(config: RestoreConfig) -> RestoreResult:
         config = with_group(config, trained_on.group)
         with open_run(config, here, early) as run:
             restorer = restorer.to(here.device)
-            _say_of_scale(restorer, pictures, config)
+            say_of_scale(restorer, pictures, config)
             journal = Journal(run, restorer, pictures)
             failed = _restore_all(restorer, pictures, config, journal)
             learned = learned_from(config.run, trained_on, pictures.source, torch.tensor(pictures.rows))
@@ -133,46 +131,6 @@ def _opened(config: RestoreConfig) -> PictureRestorer:
             "each picture, not 0 where it is to be filled), or damage=recipe to try it on holes that are drawn"
         )
     return restorer
-
-
-def _say_of_scale(restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig) -> None:
-    """Warn if tiles look unlike what the network has learned from, or ``scale`` leaves less than a tile."""
-    tile, card = restorer.grid.tile, restorer.card
-    whole = copy(pictures)
-    whole.scale = 1.0
-    sides = [min(picture.image.shape[1:]) for picture in _some(whole, 3)]
-    if not sides:
-        return
-    smallest = scaled(min(sides), config.scale)
-    fits = _rounded_up(tile / min(sides))
-    if config.scale < 1 and smallest < tile:
-        log.warning(
-            "scale=%g makes pictures as small as %d px, but the network sees %d px at a time: the rest is their mirror "
-            "image. %s",
-            *(config.scale, smallest, tile),
-            f"Use scale={fits:g}" if fits < 1 else "Restore small pictures without scale, apart from large ones",
-        )
-    elif not card.learned_at_own_resolution and tile < SMALL * smallest:
-        log.warning(
-            "the network learned from whole pictures of %d px, but a tile of %d px is a small part of these pictures "
-            "(%d px and more), whose details it has never seen. Use scale=%g to show it what it knows; to learn "
-            "details, pretrain with data=patches:FOLDER",
-            *(card.image_size, tile, smallest, fits),
-        )
-
-
-def _rounded_up(scale: float) -> float:
-    """With two digits, and not smaller: pictures of that size would be smaller than a tile."""
-    unit = 10.0 ** (math.floor(math.log10(scale)) - 1)
-    return round(math.ceil(round(scale / unit, 6)) * unit, 6)
-
-
-def _some(pictures: Pictures, count: int) -> Iterator[Picture]:
-    for place in even_rows(len(pictures.rows), count).tolist():
-        try:
-            yield pictures.read(pictures.rows[place])
-        except Exception:  # it is reported when it is its turn
-            continue
 
 
 # ---- the pictures
