@@ -7,7 +7,7 @@ from pathlib import Path
 from common.encoders.card import WEIGHTS, digest
 from common.encoders.export import refuse_foreign
 from common.encoders.load import read_encoder_card
-from common.errors import UserError
+from common.errors import UserError, moved_away
 
 
 def check_written(folder: Path, lost: Path | None = None) -> None:
@@ -30,9 +30,3 @@ def check_written(folder: Path, lost: Path | None = None) -> None:
         refuse_foreign(folder)
     except UserError as error:
         raise moved_away(error, lost or folder) from None
-
-
-def moved_away(error: UserError, folder: Path) -> UserError:
-    """What is wrong with a folder that the run would write again, and what helps."""
-    what = str(error).partition("; ")[0]
-    return UserError(f"{what}; move {folder} away, and the same command writes it again")

@@ -24,8 +24,7 @@ from common.encoders.config import EncoderConfig
 from common.encoders.hub import local_folder, on_hub
 from common.encoders.load import ENCODER, read_encoder_card
 from common.encoders.tensors import misfits, read_tensors
-from common.encoders.written import moved_away
-from common.errors import UserError, one_line
+from common.errors import UserError, moved_away, one_line
 from common.files import is_group, new_folder, refuse_stream, run_stage, write_json
 from common.settings import kind_of, models_in
 from pretrain.gradient.decoders import DecoderConfig
