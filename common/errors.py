@@ -148,3 +148,9 @@ def reason_of(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error, 300)
+
+
+def moved_away(error: UserError, folder: object) -> UserError:
+    """What is wrong with a folder that the run would write again, and what helps."""
+    what = str(error).partition("; ")[0]
+    return UserError(f"{what}; move {folder} away, and the same command writes it again")

@@ -25,7 +25,8 @@ from common.runs.folder import Run, check_run_folder, with_group
 from common.runs.made import ENCODER_INPUT
 from common.words import counted
 from pretrain.config import PretrainConfig
-from pretrain.method import MethodLearner
+from pretrain.gradient.kept import check_kept
+from pretrain.method import DECODER, MethodLearner
 from pretrain.ruler.watch import Watched, open_watched
 
 log = logging.getLogger("retouch")
@@ -184,7 +185,8 @@ def check_folder(config: PretrainConfig) -> None:
     unknown = frozenset[str]() if config.start is None else unknown_settings(config.start)
     if check_run_folder(config, unknown):
         # of a group, runs that have finished are not started again
-        check_written(config.out / ENCODER, config.out if is_group(config.out.parent) else None)
+        lost = config.out if is_group(config.out.parent) else None
+        check_all(lambda: check_written(config.out / ENCODER, lost), lambda: check_kept(config.out / DECODER, lost))
 
 
 def _check_room(config: PretrainConfig, here: World) -> None:

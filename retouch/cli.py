@@ -39,7 +39,7 @@ examples:
   retouch embed encoder=runs/mine data=my/pictures
   retouch predict runs/mine-probe data=my/new
   retouch search runs/mine data=my/pictures query=image.jpg
-  retouch restore runs/mine data=my/new scale=0.1
+  retouch restore runs/mine data=my/new
   retouch strange runs/mine data=my/pictures --top 20
   retouch study data=my/pictures labels=my/labeled budget=20m
   retouch report runs/mine runs/mine-probe -o report.html
@@ -153,7 +153,7 @@ def _add_commands_of_runs(commands: argparse._SubParsersAction[Parser]) -> None:
     runs = commands.add_parser("runs", help="list the runs and their results", description=_runs.__doc__)
     runs.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="default: runs")
     orders = ("started", "name", "stage", "state", "result", "size")
-    runs.add_argument("--sort", choices=orders, default=orders[0], help="default: started, the latest first")
+    runs.add_argument("--sort", choices=orders, default=orders[0], help=SORTED)
     runs.add_argument("--json", action="store_true", help="list them for programs")
     runs.set_defaults(run=_runs)
     label = commands.add_parser(
@@ -267,6 +267,12 @@ def _report(given: argparse.Namespace) -> int:
             say(f"{write_card(given.runs, given.out)}")
 
     return answer("retouch report", work, again="run it again")
+
+
+SORTED = (
+    "default: started, the latest first; result: numbers of the same kind together (accuracy, mean average precision, "
+    "mean IoU, PSNR, reconstruction error), the best first, and runs without a number last; size: the largest first"
+)
 
 
 def _runs(given: argparse.Namespace) -> int:

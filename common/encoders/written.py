@@ -7,7 +7,7 @@ from pathlib import Path
 from common.encoders.card import WEIGHTS, digest
 from common.encoders.export import refuse_foreign
 from common.encoders.load import read_encoder_card
-from common.errors import UserError
+from common.errors import UserError, moved_away
 
 
 def check_written(folder: Path, lost: Path | None = None) -> None:
@@ -29,5 +29,4 @@ def check_written(folder: Path, lost: Path | None = None) -> None:
             raise UserError(f"{folder / WEIGHTS} is damaged or was modified (sha256 differs)")
         refuse_foreign(folder)
     except UserError as error:
-        what = str(error).partition("; ")[0]
-        raise UserError(f"{what}; move {lost or folder} away, and the same command writes it again") from None
+        raise moved_away(error, lost or folder) from None

@@ -24,7 +24,7 @@ from common.encoders.config import EncoderConfig
 from common.encoders.hub import local_folder, on_hub
 from common.encoders.load import ENCODER, read_encoder_card
 from common.encoders.tensors import misfits, read_tensors
-from common.errors import UserError, one_line
+from common.errors import UserError, moved_away, one_line
 from common.files import is_group, new_folder, refuse_stream, run_stage, write_json
 from common.settings import kind_of, models_in
 from pretrain.gradient.decoders import DecoderConfig
@@ -115,12 +115,15 @@ def open_objective(folder: Path, tile: int | None = None) -> tuple[Objective, De
         UserError: the folder is damaged or modified, or the network takes no images of this side.
     """
     card = read_decoder_card(folder)
-    tensors = read_tensors(folder / WEIGHTS)
+    try:
+        tensors = read_tensors(folder / WEIGHTS)
+    except UserError as error:
+        raise UserError(f"{str(error).partition('; ')[0]}; {_again(folder)}") from None
     objective = _built(card, card.image_size)
     if problem := misfits(tensors, objective.state_dict()):
-        raise UserError(f"{folder}: {problem}; {AGAIN}")
+        raise UserError(f"{folder}: {problem}; {_again(folder)}")
     if _digest(card, folder / WEIGHTS) != card.sha256:
-        raise UserError(f"{folder}: the files have been modified (sha256 differs); copy them again, or {AGAIN}")
+        raise UserError(f"{folder}: the files have been modified (sha256 differs); {_again(folder)}")
     if tile is not None and tile != card.image_size:
         objective, tensors = _at(tile, card, tensors)
     objective.load_state_dict(tensors)
@@ -218,25 +221,66 @@ def read_decoder_card(folder: Path) -> DecoderCard:
     Raises:
         UserError: it is damaged, another version wrote it, or the run's encoder comes from another training.
     """
+    card = _card_in(folder)
+    if (folder.parent / ENCODER / CONFIG).is_file():
+        beside = read_encoder_card(folder.parent / ENCODER).sha256
+        if beside != card.encoder_sha256:
+            raise UserError(f"{folder} and the encoder of its run come from different trainings; {_again(folder)}")
+    return card
+
+
+def _card_in(folder: Path) -> DecoderCard:
     path = folder / CARD
     refuse_stream(path)
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)}); {AGAIN}") from None
+        raise UserError(f"{path} cannot be read ({one_line(error)}); {_again(folder)}") from None
     version = found.get("schema_version") if isinstance(found, dict) else None
     if version not in (1, SCHEMA):
-        raise UserError(f"{path} has schema_version {version!r}, and this Retouch reads 1 and {SCHEMA}; {AGAIN}")
+        known = f"this Retouch reads 1 and {SCHEMA}"
+        raise UserError(f"{path} has schema_version {version!r}, and {known}; {_again(folder)}")
     try:
-        card = DecoderCard.model_validate(found)
+        return DecoderCard.model_validate(found)
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors()[:3])
-        raise UserError(f"{path} is damaged ({keys}); {AGAIN}") from None
-    if (folder.parent / ENCODER / CONFIG).is_file():
-        beside = read_encoder_card(folder.parent / ENCODER).sha256
-        if beside != card.encoder_sha256:
-            raise UserError(f"{folder} and the encoder of its run come from different trainings; {AGAIN}")
-    return card
+        raise UserError(f"{path} is damaged ({keys}); {_again(folder)}") from None
+
+
+def check_kept(folder: Path, lost: Path | None = None) -> None:
+    """Check that a decoder can be written again in its place, as a run does that is resumed after it.
+
+    It may be of another training than the encoder: a run that was stopped between the two writes both again.
+
+    Args:
+        folder: where the decoder is; it is no problem if it is not there.
+        lost: the folder that must be gone for that, by default this one.
+
+    Raises:
+        UserError: a file of it is damaged, modified or missing, or it holds others; says what to do.
+    """
+    if not folder.exists():
+        return
+    try:
+        card = _card_in(folder)
+        if others := sorted({path.name for path in folder.iterdir()} - {CARD, WEIGHTS}):
+            raise UserError(f"{folder} contains other files ({', '.join(others[:3])})")
+        if not (folder / WEIGHTS).is_file():
+            raise UserError(f"{folder / WEIGHTS} is missing")
+        if _digest(card, folder / WEIGHTS) != card.sha256:
+            raise UserError(f"{folder / WEIGHTS} or {CARD} is damaged or was modified (sha256 differs)")
+    except UserError as error:
+        raise moved_away(error, lost or folder) from None
+
+
+def _again(folder: Path) -> str:
+    """How a decoder that cannot be used comes back: the run does not replace it where it is."""
+    run = folder.parent
+    lost = run if is_group(run.parent) else folder  # of a group, runs that have finished are not started again
+    return (
+        f"copy it again, or move {lost} away, and the retouch pretrain command of its run with resume=true writes it "
+        "again"
+    )
 
 
 def share_decoder(folder: Path, to: Path, source: str) -> None:

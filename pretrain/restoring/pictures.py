@@ -94,7 +94,12 @@ class Pictures:
         return np.asarray(wide) > 0
 
     def _size(self, width: int, height: int) -> tuple[int, int]:
-        return max(1, round(width * self.scale)), max(1, round(height * self.scale))
+        return scaled(width, self.scale), scaled(height, self.scale)
+
+
+def scaled(side: int, scale: float) -> int:
+    """A side in pixels, made smaller."""
+    return max(1, round(side * scale))
 
 
 def open_pictures(data: PicturesToRestore, scale: float) -> Pictures:

@@ -31,9 +31,11 @@ from common.words import counted
 from pretrain.gradient.kept import decoder_folder
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import JOURNAL, PICTURES, SCORES, SHEET, RestoreConfig
+from pretrain.restoring.learned import learned_from
 from pretrain.restoring.pictures import Picture, Pictures, number_of, open_pictures, shown_where, with_opacity
 from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer, punched
 from pretrain.restoring.results import RestoredPicture, RestoreResult, Scores
+from pretrain.restoring.scale import say_of_scale
 from pretrain.restoring.scores import score
 from pretrain.restoring.sheets import Shown, middle, name_of, part_of, read_back, sheet
 from pretrain.ruler.restorers import INVISIBLE, Damaged
@@ -41,7 +43,6 @@ from pretrain.ruler.restorers import INVISIBLE, Damaged
 log = logging.getLogger("retouch")
 
 SHOWN = 12  # pictures on the sheet
-SMALL = 0.5  # tiles that show a smaller part of a picture than this look unlike the whole pictures of training
 SAID = 10  # unreadable pictures that each get a warning
 
 
@@ -62,10 +63,12 @@ def restore(config: RestoreConfig) -> RestoreResult:
         config = with_group(config, trained_on.group)
         with open_run(config, here, early) as run:
             restorer = restorer.to(here.device)
-            _say_of_scale(restorer, pictures, config)
+            say_of_scale(restorer, pictures, config)
             journal = Journal(run, restorer, pictures)
             failed = _restore_all(restorer, pictures, config, journal)
-            result = _results(restorer, config, run, journal, failed, pictures.names)
+            learned = learned_from(config.run, trained_on, pictures.source, torch.tensor(pictures.rows))
+            known = None if learned is None else dict(zip(pictures.names, learned.tolist(), strict=True))
+            result = _results(restorer, config, run, journal, failed, pictures.names, known)
             _draw(restorer, pictures, config, run, journal)
             return result
 
@@ -128,29 +131,6 @@ def _opened(config: RestoreConfig) -> PictureRestorer:
             "each picture, not 0 where it is to be filled), or damage=recipe to try it on holes that are drawn"
         )
     return restorer
-
-
-def _say_of_scale(restorer: PictureRestorer, pictures: Pictures, config: RestoreConfig) -> None:
-    """Warn if tiles look unlike what the network has learned from."""
-    tile, card = restorer.grid.tile, restorer.card
-    sides = [min(picture.image.shape[1:]) for picture in _some(pictures, 3)]
-    if not sides or card.learned_at_own_resolution or tile >= SMALL * min(sides):
-        return
-    scale = config.scale * tile / min(sides)
-    log.warning(
-        "the network learned from whole pictures of %d px, but a tile of %d px is a small part of these pictures (%d "
-        "px and more), whose details it has never seen. Use scale=%.2g to show it what it knows; to learn details, "
-        "pretrain with data=patches:FOLDER",
-        *(card.image_size, tile, min(sides), scale),
-    )
-
-
-def _some(pictures: Pictures, count: int) -> Iterator[Picture]:
-    for place in even_rows(len(pictures.rows), count).tolist():
-        try:
-            yield pictures.read(pictures.rows[place])
-        except Exception:  # it is reported when it is its turn
-            continue
 
 
 # ---- the pictures
@@ -341,8 +321,13 @@ def _results(
     journal: Journal,
     failed: dict[str, str],
     names: Sequence[str],
+    learned: Mapping[str, bool] | None,
 ) -> RestoreResult:
-    """Write ``pictures.csv`` and ``results.json``."""
+    """Write ``pictures.csv`` and ``results.json``.
+
+    Args:
+        learned: whether the network has learned from the picture of each name; None where that is not known.
+    """
     pictures = tuple(journal.done[name] for name in names if name in journal)
     measured = [one for one in pictures if one.after is not None]
     lost = [one for one in measured if _lost(one, restorer, config)]
@@ -359,6 +344,9 @@ def _results(
         restored=len(pictures),
         failed=failed,
         measured=len(measured),
+        learned=None
+        if learned is None
+        else sum(learned[name] for name in names if name in journal and journal.done[name].after is not None),
         nothing_to_restore=len(measured) - len(meant),
         before=_mean([one.before for one in meant]),
         after=_mean([one.after for one in meant]),
@@ -368,6 +356,11 @@ def _results(
     write_json(run.folder / RESULTS, result.model_dump(mode="json"))
     run.tracker.summary(result.model_dump(mode="json", include={"restored", "measured", "before", "after"}))
     log.info("%s", _sentence(result))
+    if result.learned:
+        log.info(
+            "%s of these %s %s learned from: the network may have memorized them, and may restore others worse",
+            *(f"{result.learned:,}", counted(result.measured, "picture"), "was" if result.learned == 1 else "were"),
+        )
     return result
 
 
@@ -408,8 +401,14 @@ def _table(pictures: Sequence[RestoredPicture]) -> str:
     return text.getvalue()
 
 
+def _sizes(pictures: Sequence[RestoredPicture]) -> str:
+    """``13x13 to 40x30 px``: the smallest and the largest."""
+    sizes = sorted({(one.width, one.height) for one in pictures}, key=lambda size: (size[0] * size[1], size))
+    return " to ".join(dict.fromkeys(f"{width}x{height}" for width, height in (sizes[0], sizes[-1]))) + " px"
+
+
 def _sentence(result: RestoreResult) -> str:
-    scale = "" if result.scale == 1 else f" at {result.scale:g} of their size"
+    scale = "" if result.scale == 1 else f" at {result.scale:g} of their size ({_sizes(result.pictures)})"
     failed = f", {len(result.failed):,} cannot be read" if result.failed else ""
     said = f"{counted(result.restored, 'picture')} restored{scale}{failed}: {result.folder}"
     if result.after is None or result.before is None:

@@ -49,6 +49,8 @@ class RestoreResult(Record):
         restored: how many pictures.
         failed: those that could not be read, and why.
         measured: how many pictures have a known clean version.
+        learned: how many of these the network has learned from, which it may have memorized; None where that is not
+            known.
         nothing_to_restore: how many of these were not damaged, such as gray pictures if color is to be restored.
         before, after: means over the others; PSNR over those where anything was hidden, SSIM over those of 11 px or
             more.
@@ -68,6 +70,7 @@ class RestoreResult(Record):
     restored: int
     failed: dict[str, str]
     measured: int
+    learned: int | None = None
     nothing_to_restore: int = 0
     before: Scores | None
     after: Scores | None
@@ -89,6 +92,7 @@ class StrangePicture(Record):
         trivial: PSNR of doing nothing or of the best trivial restorer, whichever is better for this picture.
         expected: the network's PSNR to expect for pictures with this ``trivial``.
         rank_by_psnr: 1 is the lowest ``psnr``.
+        learned: whether the network has learned from it; None where that is not known.
     """
 
     rank: int
@@ -98,18 +102,20 @@ class StrangePicture(Record):
     trivial: float
     expected: float
     rank_by_psnr: int
+    learned: bool | None = None
 
 
 class IntactPicture(Record):
     """A picture that has nothing to restore, such as a gray one for a network that colors: it is not ranked.
 
     Attributes:
-        psnr, trivial: as in ``StrangePicture``.
+        psnr, trivial, learned: as in ``StrangePicture``.
     """
 
     path: str
     psnr: float
     trivial: float
+    learned: bool | None = None
 
 
 class StrangeResult(Record):
@@ -122,6 +128,8 @@ class StrangeResult(Record):
         draws: damaged copies of each; 1 where the damage is always the same.
         restorer: the best trivial restorer.
         ranked: how many pictures.
+        learned: how many of these the network has learned from, which it may have memorized; None where that is not
+            known.
         deviation: usual deviation of ``surprise``, in dB: the standard deviation without the few strange ones.
         nothing_to_restore: those that are not ranked.
         pictures, intact: those that are ranked, the strangest first, and those that are not; not in ``results.json``,
@@ -140,6 +148,7 @@ class StrangeResult(Record):
     draws: int
     restorer: str
     ranked: int
+    learned: int | None = None
     deviation: float = 0.0
     nothing_to_restore: int = 0
     unreadable: int

@@ -38,6 +38,7 @@ from common.runs.results import RESULTS
 from common.words import counted, true_minus
 from pretrain.gradient.pretexts import Mask
 from pretrain.restoring.config import SHEET, STRANGE, StrangeConfig
+from pretrain.restoring.learned import learned_from
 from pretrain.restoring.restore import provenance
 from pretrain.restoring.restorer import NotFiniteError, PictureRestorer, open_restorer
 from pretrain.restoring.results import IntactPicture, StrangePicture, StrangeResult
@@ -82,7 +83,8 @@ def strange(config: StrangeConfig) -> StrangeResult:
             judge = Judge(restorer, images, config)
             copies = counted(judge.draws, "copy", "copies")
             log.info("%s of each picture; the best trivial restorer is %s", copies, judge.name)
-            return _results(judge, images, _measure(judge, images, config), config, run)
+            learned = learned_from(config.run, trained_on, images.source, images.kept)
+            return _results(judge, images, _measure(judge, images, config), learned, config, run)
 
 
 def _source(config: StrangeConfig) -> Source:
@@ -241,8 +243,13 @@ def ranked(paths: Sequence[str], network: NDArray[np.float64], trivial: NDArray[
     ]
 
 
-def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig, run: Run) -> StrangeResult:
+def _results(
+    judge: Judge, images: Images, levels: Levels, learned: Tensor | None, config: StrangeConfig, run: Run
+) -> StrangeResult:
     """Write ``strange.csv``, ``results.json`` and the sheet.
+
+    Args:
+        learned: whether the network has learned from each of the images, bool ``[N]``; None where that is not known.
 
     Raises:
         UserError: no picture has anything to restore.
@@ -254,14 +261,20 @@ def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig
             f"{images.source.spec}: there is nothing that {kind} could restore: all {len(whole.rows):,} pictures are "
             f"{spared}; use other pictures, or a run of another pretext"
         )
+    known = {} if learned is None else dict(enumerate(learned.tolist()))
     intact = [
-        IntactPicture(path=as_utf8(images.where(row)), psnr=round(psnr, 3), trivial=round(trivial, 3))
+        IntactPicture(
+            path=as_utf8(images.where(row)), psnr=round(psnr, 3), trivial=round(trivial, 3), learned=known.get(row)
+        )
         for row, psnr, trivial, _ in zip(*(part.tolist() for part in whole), strict=True)
     ]
     paths = [as_utf8(images.where(row)) for row in levels.rows.tolist()]
-    pictures = ranked(paths, levels.psnr, levels.trivial)
-    top = pictures[: config.top]
     row_of = dict(zip(paths, levels.rows.tolist(), strict=True))
+    pictures = [
+        one.model_copy(update={"learned": known.get(row_of[one.path])})
+        for one in ranked(paths, levels.psnr, levels.trivial)
+    ]
+    top = pictures[: config.top]
     result = StrangeResult(
         out=run.folder,
         run=config.run,
@@ -271,6 +284,7 @@ def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig
         draws=judge.draws,
         restorer=judge.name,
         ranked=len(pictures),
+        learned=None if learned is None else sum(bool(one.learned) for one in pictures),
         deviation=round(deviation([one.surprise for one in pictures]), 3),
         nothing_to_restore=len(intact),
         unreadable=len(images.unreadable),
@@ -295,8 +309,25 @@ def _results(judge: Judge, images: Images, levels: Levels, config: StrangeConfig
         *(counted(len(pictures), "picture"), run.folder / STRANGE, first.path, decibels(first.surprise)),
         decibels(result.deviation),
     )
+    _say_learned(result)
     _draw(judge, images, {row_of[one.path]: one for one in top}, run)
     return result
+
+
+def _say_learned(result: StrangeResult) -> None:
+    """What the network has learned from, it may have memorized: a ranking of both kinds compares what cannot be."""
+    if result.learned == result.ranked:
+        log.info(
+            "all of these pictures were learned from: the network may have memorized some, which are then not found "
+            "strange"
+        )
+    elif result.learned:
+        log.warning(
+            "%s of %s %s learned from: the network may have memorized them, and restores them better, so compare them "
+            "only with each other (the column learned of %s)",
+            *(f"{result.learned:,}", counted(result.ranked, "picture"), "was" if result.learned == 1 else "were"),
+            STRANGE,
+        )
 
 
 def deviation(surprises: Sequence[float]) -> float:

@@ -56,9 +56,18 @@ class Measured(Config):
         beaten = not self.restorers or self.psnr > max(self.restorers.values())
         return (
             f"step {self.step:,}: {standing(self.psnr, self.restorers)} on {count} "
-            f"{'held-out' if self.held_out else 'training'} images{self._left_out}"
+            f"{self._kind} images{self._left_out}{self._memorized}"
             f"{'' if beaten else '; a probe judges the features'}"
         )
+
+    @property
+    def _kind(self) -> str:
+        return "held-out" if self.held_out else "training"
+
+    @property
+    def _memorized(self) -> str:
+        """The warning that belongs to every number that was measured on training images."""
+        return "" if self.held_out else ", which the network may have memorized"
 
     @property
     def _left_out(self) -> str:
@@ -68,12 +77,11 @@ class Measured(Config):
     @property
     def sentence(self) -> str:
         """``step 800: better than non-local means (PSNR 27.1 against 25.9) on 256 held-out images; ...``"""
-        kind = "held-out" if self.held_out else "training"
         losses = f"loss {self.training_loss:.4g}"
         if self.held_out_loss is not None:
             losses = f"held-out loss {self.held_out_loss:.4g} (training {self.training_loss:.4g})"
         return (
-            f"step {self.step:,}: {standing(self.psnr, self.restorers)} on {self.images:,} {kind} "
-            f"images{self._left_out}; {losses}; effective rank {self.health.effective_rank:.1f} of "
+            f"step {self.step:,}: {standing(self.psnr, self.restorers)} on {self.images:,} {self._kind} "
+            f"images{self._left_out}{self._memorized}; {losses}; effective rank {self.health.effective_rank:.1f} of "
             f"{self.health.features} (untrained {self.untrained.effective_rank:.1f})"
         )

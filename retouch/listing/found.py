@@ -14,11 +14,12 @@ from common.config import Config
 from common.errors import UserError
 from common.files import as_utf8, in_full, is_group, run_recipe, run_stage
 from common.runs.lock import is_used
-from retouch.listing.headlines import read_headline
+from retouch.listing.headlines import Headline, Measure, read_headline
 from retouch.reporting.logs import read_log
 
 State = Literal["running", "stopped", "finished"]
 Order = Literal["name", "started", "stage", "state", "result", "size"]
+NONE = Headline("")
 # the last file that stages wrote which had no results.json in earlier versions
 LAST = {"embed": "features.parquet", "search": "neighbors.png"}
 
@@ -35,7 +36,10 @@ class RunFacts(Config):
         step: where training would continue; None for stages that do not train.
         steps: of the whole training; None for stages that do not train.
         result: its headline in words; empty without results.
-        value: its headline as a number, larger is better within a stage: accuracies in [0, 1], PSNR in dB.
+        value: its headline as a number, larger is better among runs of the same measure: accuracies in [0, 1], PSNR
+            in dB, a reconstruction error with a minus.
+        measure: what this number is; None without a number.
+        on_training: whether it was measured on the images that were learned from, which the network may have memorized.
         started: local time, ``2026-01-31 12:00:00``; empty if unknown.
         bytes: total size of its files.
     """
@@ -49,6 +53,8 @@ class RunFacts(Config):
     steps: int | None = None
     result: str = ""
     value: float | None = None
+    measure: Measure | None = None
+    on_training: bool = False
     started: str = ""
     bytes: int
 
@@ -58,6 +64,11 @@ class RunFacts(Config):
         if not self.subject or self.subject == self.recipe:
             return self.recipe
         return f"{self.recipe} ({self.subject})" if self.recipe else self.subject
+
+    @property
+    def result_text(self) -> str:
+        """``PSNR 31.2, a median filter 24.0, on training images``."""
+        return f"{self.result}, on training images" if self.on_training else self.result
 
     @property
     def state_text(self) -> str:
@@ -73,7 +84,8 @@ def find_runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[Run
 
     Args:
         sort: ``name`` and ``stage`` in alphabetical order; ``started`` and ``size`` with the last and the largest
-            first; ``state`` with running runs first; ``result`` with the best first, stage by stage.
+            first; ``state`` with running runs first; ``result`` measure by measure (accuracy, mean average precision,
+            mean IoU, PSNR, reconstruction error), the best first, and runs without a number last.
 
     Raises:
         UserError: there is no such folder or order, or the folder cannot be read.
@@ -92,7 +104,7 @@ def find_runs(folder: str | Path = "runs", sort: Order = "started") -> tuple[Run
         "started": lambda run: (_descending(run.started), str(run.path)),
         "stage": lambda run: (run.stage, str(run.path)),
         "state": lambda run: (("running", "stopped", "finished").index(run.state), str(run.path)),
-        "result": lambda run: (run.stage, run.value is None, -(run.value or 0.0), str(run.path)),
+        "result": lambda run: (_place(run.measure), -(run.value or 0.0), str(run.path)),
         "size": lambda run: (-run.bytes, str(run.path)),
     }
     return tuple(sorted(found, key=keys[sort]))
@@ -113,8 +125,10 @@ def facts_of(folder: Path) -> RunFacts:
         state="running" if running else "finished" if finished else "stopped",
         step=_last_step(folder) if trains else None,
         steps=asked.steps if trains else None,
-        result="" if headline is None else headline.text,
-        value=None if headline is None else headline.value,
+        result=(headline or NONE).text,
+        value=(headline or NONE).value,
+        measure=(headline or NONE).measure,
+        on_training=(headline or NONE).on_training,
         started=read_log(folder).started,
         bytes=_size(folder),
     )
@@ -203,6 +217,11 @@ def _size(folder: Path) -> int:
             except OSError:  # gone, or not readable
                 continue
     return total
+
+
+def _place(measure: Measure | None) -> int:
+    """Of a measure among all; a sort key."""
+    return len(get_args(Measure)) if measure is None else get_args(Measure).index(measure)
 
 
 def _descending(text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -19,12 +19,17 @@ from common.words import counted
 
 DAMAGED = "results.json is damaged"
 
+Measure = Literal["accuracy", "mean_average_precision", "mean_iou", "psnr", "reconstruction_error"]
+WORDS: dict[Measure, str] = {"mean_average_precision": " mAP", "mean_iou": " mIoU"}  # after a value
+
 
 class Headline(NamedTuple):
-    """The main result in words, and as a number for sorting: larger is better within a stage."""
+    """The main result in words, and as a number for sorting: larger is better among those of the same measure."""
 
     text: str
     value: float | None = None
+    measure: Measure | None = None  # what the number is
+    on_training: bool = False  # whether it was measured on the images that were learned from
 
 
 class Part(BaseModel):
@@ -42,6 +47,15 @@ class Result(Part, ABC):
         """The main result."""
 
 
+class OnTask(NamedTuple):
+    """The result on one task."""
+
+    task: str
+    text: str
+    value: float
+    measure: Measure
+
+
 class Test(Part):
     """A score: one of these measures is set."""
 
@@ -56,19 +70,30 @@ class Test(Part):
         return self
 
     @property
-    def _measured(self) -> list[tuple[float, str]]:
-        """The measures that are set, each with the words after its value."""
-        known = ((self.accuracy, ""), (self.mean_average_precision, " mAP"), (self.mean_iou, " mIoU"))
-        return [(value, words) for value, words in known if value is not None]
+    def _measured(self) -> list[tuple[float, Measure]]:
+        """The measures that are set."""
+        known: tuple[tuple[float | None, Measure], ...] = (
+            (self.accuracy, "accuracy"),
+            (self.mean_average_precision, "mean_average_precision"),
+            (self.mean_iou, "mean_iou"),
+        )
+        return [(value, measure) for value, measure in known if value is not None]
 
     @property
     def value(self) -> float:
         return self._measured[0][0]
 
     @property
+    def measure(self) -> Measure:
+        return self._measured[0][1]
+
+    @property
     def text(self) -> str:
-        value, words = self._measured[0]
-        return f"{100 * value:.1f}%{words}"
+        return f"{100 * self.value:.1f}%{WORDS.get(self.measure, '')}"
+
+    def on(self, task: str) -> OnTask:
+        """As the result on a task."""
+        return OnTask(task, self.text, self.value, self.measure)
 
 
 class Tested(Part):
@@ -98,7 +123,15 @@ class SubjectSpread(Part):
     task: str
     subject: str
     probe: str
+    measure: Measure = "accuracy"
     spread: Spread
+
+    @property
+    def result(self) -> OnTask:
+        """Mean and deviation."""
+        mean, deviation = 100 * self.spread.mean, 100 * self.spread.deviation
+        text = f"{mean:.1f} ± {deviation:.1f}%{WORDS.get(self.measure, '')}"
+        return OnTask(self.task, text, self.spread.mean, self.measure)
 
 
 class Seeds(Part):
@@ -117,14 +150,10 @@ class Probe(Result):
         """Test accuracy of the encoder's linear probe by task; for several seeds, mean and deviation."""
         if self.seeds is not None:
             ours = [one for one in self.seeds.spreads if (one.subject, one.probe) == ("encoder", "linear")]
-            found = [
-                (one.task, f"{100 * one.spread.mean:.1f} ± {100 * one.spread.deviation:.1f}%", one.spread.mean)
-                for one in ours
-            ]
-            return _of_tasks(found, f" ({counted(len(self.seeds.seeds), 'seed')})")
-        tests = [(one.task, one.subjects["encoder"].probes["linear"].test) for one in self.results]
-        tests += [(one.task, one.subjects["encoder"].test) for one in (*self.multilabel, *self.dense)]
-        return _of_tasks([(task, test.text, test.value) for task, test in tests])
+            return _of_tasks([one.result for one in ours], f" ({counted(len(self.seeds.seeds), 'seed')})")
+        tests = [one.subjects["encoder"].probes["linear"].test.on(one.task) for one in self.results]
+        tests += [one.subjects["encoder"].test.on(one.task) for one in (*self.multilabel, *self.dense)]
+        return _of_tasks(tests)
 
 
 class Finetune(Result):
@@ -134,12 +163,13 @@ class Finetune(Result):
     @property
     def headline(self) -> Headline:
         """Test accuracy of the fine-tuned network."""
-        return _of_tasks([(self.task, self.tuned.test.text, self.tuned.test.value)])
+        return _of_tasks([self.tuned.test.on(self.task)])
 
 
 class Ruler(Part):
     psnr: float
     restorers: dict[str, float]
+    held_out: bool = True
 
 
 class Pretrain(Result):
@@ -150,15 +180,23 @@ class Pretrain(Result):
     def headline(self) -> Headline:
         """PSNR next to the best trivial restorer; for linear codes, the reconstruction error."""
         if self.ruler is not None:
-            name, best = max(self.ruler.restorers.items(), key=lambda item: item[1])
-            return Headline(f"PSNR {self.ruler.psnr:.1f}, {name} {best:.1f}", self.ruler.psnr)
+            best = sorted(self.ruler.restorers.items(), key=lambda item: -item[1])[:1]
+            text = ", ".join(f"{name} {psnr:.1f}" for name, psnr in [("PSNR", self.ruler.psnr), *best])
+            return Headline(text, self.ruler.psnr, "psnr", on_training=not self.ruler.held_out)
         error = self.relative_reconstruction_error
-        return Headline("") if error is None else Headline(f"reconstruction error {error:.3f}", -error)
+        if error is None:
+            return Headline("")
+        return Headline(f"reconstruction error {error:.3f}", -error, "reconstruction_error")
+
+
+class OneSeed(Part):
+    ruler: Ruler | None = None
 
 
 class PretrainSeeds(Result):
     seeds: tuple[int, ...]
     spreads: dict[str, Spread]
+    runs: tuple[OneSeed, ...] = ()
 
     @property
     def headline(self) -> Headline:
@@ -166,7 +204,9 @@ class PretrainSeeds(Result):
         count, psnr = counted(len(self.seeds), "seed"), self.spreads.get("psnr/network")
         if psnr is None:
             return Headline(count)
-        return Headline(f"PSNR {psnr.mean:.1f} ± {psnr.deviation:.1f} ({count})", psnr.mean)
+        unseen = any(one.ruler is not None and not one.ruler.held_out for one in self.runs)
+        text = f"PSNR {psnr.mean:.1f} ± {psnr.deviation:.1f} ({count})"
+        return Headline(text, psnr.mean, "psnr", on_training=unseen)
 
 
 class Study(Result):
@@ -221,6 +261,7 @@ class Level(Part):
 
 class Restore(Result):
     restored: int
+    learned: int | None = None
     before: Level | None = None
     after: Level | None = None
 
@@ -230,7 +271,8 @@ class Restore(Result):
         text = counted(self.restored, "picture")
         if self.before is None or self.after is None:
             return Headline(text)
-        return Headline(f"{text}, PSNR {self.after.psnr:.1f} (damaged {self.before.psnr:.1f})", self.after.psnr)
+        text = f"{text}, PSNR {self.after.psnr:.1f} (damaged {self.before.psnr:.1f})"
+        return Headline(text, self.after.psnr, "psnr", on_training=bool(self.learned))
 
 
 class Surprising(Part):
@@ -239,12 +281,14 @@ class Surprising(Part):
 
 class Strange(Result):
     ranked: int
+    learned: int | None = None
     top: tuple[Surprising, ...]
 
     @property
     def headline(self) -> Headline:
         """The number of pictures, and the largest surprise."""
-        return Headline(f"{counted(self.ranked, 'picture')}, largest surprise {self.top[0].surprise:.1f} dB")
+        text = f"{counted(self.ranked, 'picture')}, largest surprise {self.top[0].surprise:.1f} dB"
+        return Headline(text, on_training=bool(self.learned))
 
 
 Kind = (
@@ -290,11 +334,9 @@ def read_headline(folder: Path, mark: str) -> Headline | None:
         return Headline(DAMAGED)
 
 
-def _of_tasks(found: list[tuple[str, str, float]], after: str = "") -> Headline:
+def _of_tasks(found: list[OnTask], after: str = "") -> Headline:
     """The result on each task, and their mean for sorting."""
     if not found:
         return Headline("")
-    return Headline(
-        ", ".join(f"{task} {text}" for task, text, _ in found) + after,
-        sum(value for *_, value in found) / len(found),
-    )
+    text = ", ".join(f"{one.task} {one.text}" for one in found) + after
+    return Headline(text, sum(one.value for one in found) / len(found), found[0].measure)

@@ -27,7 +27,14 @@ def runs_text(runs: Sequence[RunFacts]) -> str:
     table.add_column("size", justify="right", no_wrap=True)
     for run in runs:
         stage = run.stage.removesuffix(GROUP)
-        cells = (as_utf8(str(run.path)), stage, run.recipe_text, run.state_text, run.result, readable_size(run.bytes))
+        cells = (
+            as_utf8(str(run.path)),
+            stage,
+            run.recipe_text,
+            run.state_text,
+            run.result_text,
+            readable_size(run.bytes),
+        )
         table.add_row(*map(escape, cells))
     console = screen(columns())
     with console.capture() as shown:

@@ -18,14 +18,15 @@ ONE_FIT = '"probe.layers=[last3]", "probe.poolings=[avg]", "probe.l2=[0.01]"'
 NARROW = '"batch_size=16", "data.workers=0", "encoder.model_args={width: 8, depth: 1}"'
 SMALLER = {  # what a test makes smaller: fewer images and steps, and one layer with one strength for the probe
     "folder-to-number": {
-        "shapes:train:1800": "shapes:train:300",
-        "row < 1200": "row < 60",
+        '"pictures", 1200': '"pictures", 60',
+        '"labeled", 600': '"labeled", 240',
         '"steps=120"': f'"steps=2", {NARROW}',
         "panels_every=120": "panels_every=2",
         '"null_check=false"': f'"null_check=false", "data.workers=0", {ONE_FIT}',
         "data.limit=200": "data.limit=20",
     },
     "lecture": {
+        '"photos", 4000': '"photos", 1000',
         "photos:train:4000": "photos:train:1000",
         "steps=40": "steps=2",
         '"steps=80"': f'"steps=2", {NARROW}',

@@ -167,7 +167,7 @@ def returned(function: Any) -> set[str]:
     if not inspect.isfunction(function):
         return set()
     words = set(re.findall(r"\b[A-Z]\w+", str(inspect.signature(function).return_annotation)))
-    return words - {"None", "Any"}
+    return words - {"None", "Any", "Path", "Image"}
 
 
 @needs_chromium

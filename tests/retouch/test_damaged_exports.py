@@ -124,6 +124,77 @@ def test_what_a_run_has_written_is_not_replaced_once_it_is_damaged(
     assert sha256(again) == sha256(written)
 
 
+def card_not_json(folder: Path) -> None:
+    (folder / "decoder.json").write_text('{"schema_version": 2, "enc')
+
+
+def card_of_another(folder: Path) -> None:
+    card = json.loads((folder / "decoder.json").read_text())
+    (folder / "decoder.json").write_text(json.dumps(card | {"mean": [0.1, 0.2, 0.3]}))
+
+
+def decoder_truncated(folder: Path) -> None:
+    weights = (folder / "decoder.safetensors").read_bytes()
+    (folder / "decoder.safetensors").write_bytes(weights[: len(weights) // 2])
+
+
+def decoder_without_weights(folder: Path) -> None:
+    (folder / "decoder.safetensors").unlink()
+
+
+def decoder_without_card(folder: Path) -> None:
+    (folder / "decoder.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (card_not_json, "{}/decoder.json cannot be read ("),
+        (card_of_another, "{}/decoder.safetensors or decoder.json is damaged or was modified (sha256 differs)"),
+        (decoder_truncated, "{}/decoder.safetensors or decoder.json is damaged or was modified (sha256 differs)"),
+        (decoder_without_weights, "{}/decoder.safetensors is missing"),
+        (decoder_without_card, "{}/decoder.json cannot be read ("),
+        (with_notes, "{} contains other files (notes.txt)"),
+    ],
+)
+@pytest.mark.parametrize(("command", "lost"), [("pretrain", "pretrain/decoder"), ("seeds", "seeds/seed-1")])
+def test_a_decoder_is_not_replaced_once_it_is_damaged(
+    command: str, lost: str, damage: Callable[[Path], None], what: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = "seeds/seed-1/decoder" if command == "seeds" else lost
+    written = files(here / folder)
+    damage(here / folder)
+    [line] = told(command, here, capsys)
+    assert line.startswith(f"retouch pretrain: {what.format(folder)}")
+    assert line.endswith(f"; move {lost} away, and the same command writes it again")
+    (here / lost).rename(here / "away")
+    assert main([*COMMANDS[command], "resume=true"]) == 0
+    assert files(here / folder) == written
+
+
+def test_what_uses_a_damaged_decoder_names_it_and_what_would_work(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what it says works: the remedy is one that the run itself accepts."""
+    written = files(here / "pretrain" / "decoder")
+    decoder_truncated(here / "pretrain" / "decoder")
+    damaged = files(here / "pretrain")
+    capsys.readouterr()
+    for command in (
+        ["restore", "pretrain", "data=shapes", "data.limit=2", "wandb.mode=disabled"],
+        ["strange", "pretrain", "data=shapes", "data.limit=2", "wandb.mode=disabled"],
+        ["export", "pretrain", "to=exported", "format=torch", "output=restorer"],
+    ):
+        assert main(command) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"retouch {command[0]}: pretrain/decoder/decoder.safetensors cannot be read (")
+        assert "move pretrain/decoder away" in line
+    assert files(here / "pretrain") == damaged
+    (here / "pretrain" / "decoder").rename(here / "away")
+    assert main([*COMMANDS["pretrain"], "resume=true"]) == 0
+    assert files(here / "pretrain" / "decoder") == written
+
+
 @pytest.mark.parametrize("command", ["finetune", "probe"])
 @pytest.mark.parametrize(
     ("damage", "what"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
@@ -38,6 +40,17 @@ def test_of_few_images_a_tenth_is_held_out_or_none(length: int, share: float, co
     training, held = hold_out(images, share, 0)
     assert (None if held is None else len(held)) == count
     assert len(training) == length - (count or 0)
+
+
+def test_few_images_are_said_to_be_too_few_once(caplog: pytest.LogCaptureFixture) -> None:
+    """All contestants of a study learn from the same images."""
+    with caplog.at_level(logging.INFO, logger="retouch"):
+        for count in (61, 62, 61, 61):
+            hold_out(noise_images(count), 0.02, 0)
+    spec = noise_images(61).source.spec
+    assert caplog.messages == [
+        f"{spec}: none of {count} images are held out: there are fewer than 100" for count in (61, 62)
+    ]
 
 
 def test_as_many_as_are_looked_at_are_held_out_at_most() -> None:

@@ -26,7 +26,7 @@ from finetune.predict.config import PredictConfig
 from finetune.predict.run import PredictResult, predict
 from finetune.predictions import read_predictions
 from finetune.results import FinetuneResult, ProbeReport, read_results
-from retouch.listing.headlines import read_headline
+from retouch.listing.headlines import Headline, read_headline
 from tests.finetune.predict.runs import TEST_IMAGES, config_of, probed, rows_of, saved_images
 
 
@@ -122,7 +122,7 @@ def test_the_result_says_what_the_table_holds(runs: Path, tmp_path: Path) -> Non
     assert found.counts == {name: answers.count(name) for name in found.classes}
     assert found.made.inputs["classifier"] == open_classifier(runs / "probed", "texture").sha256
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == found.model_dump(mode="json")
-    assert read_headline(tmp_path / "out", "predict") == (f"{TEST_IMAGES} images", None)
+    assert read_headline(tmp_path / "out", "predict") == Headline(f"{TEST_IMAGES} images")
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.name[0] != ".") == [
         "config.yaml", "predictions.csv", "results.json", "train.log",
     ]  # fmt: skip

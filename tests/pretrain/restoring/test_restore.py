@@ -200,8 +200,15 @@ def test_holes_that_are_drawn_are_scored_alone(run_of: RunOf, pictures: Path, tm
     assert one.after.psnr == pytest.approx(float(whole + 10 * torch.log10(torch.tensor(0.4))), abs=0.3)
 
 
-def test_pictures_may_be_made_smaller_and_it_is_said(run_of: RunOf, pictures: Path, tmp_path: Path) -> None:
+def test_pictures_may_be_made_smaller_and_it_is_said(
+    run_of: RunOf, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="retouch")
     found = restore(run_of("denoise"), pictures, tmp_path / "out", "scale=0.5")
+    # the others are 16x4 and 8x8 px
+    assert f"4 pictures restored at 0.5 of their size (8x8 to 26x20 px), 1 cannot be read: {found.folder}" in (
+        caplog.messages
+    )
     assert pixels(found.folder / "a.png").shape == (3, 20, 26)
     assert (found.scale, found.pictures[0].width, found.pictures[0].height) == (0.5, 26, 20)
 
@@ -235,7 +242,34 @@ def test_a_network_of_small_pictures_is_told_apart_from_one_of_details(
         assert "Use scale=0.4 to show it what it knows" in caplog.text
         caplog.clear()
         restore(run_of("denoise"), pictures, tmp_path / "smaller", "scale=0.4")
-        assert "shows it what it knows" not in caplog.text
+        assert caplog.messages == [
+            f"left out: {pictures / 'broken.png'} (not an image that PIL or torchvision can read)"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("side", "scale", "small", "advice"),
+    [
+        (40, 0.2, 8, "Use scale=0.4"),
+        (41, 0.2, 8, "Use scale=0.4"),  # 0.3902
+        (152, 0.1, 15, "Use scale=0.11"),  # 0.1053, and 0.1 would leave 15 px
+        (15, 0.9, 14, "Restore small pictures without scale, apart from large ones"),
+    ],
+)
+def test_a_scale_that_leaves_less_than_the_network_sees_is_named_with_one_that_fits(
+    side: int, scale: float, small: int, advice: str, run_of: RunOf, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(torch.randint(0, 256, (3, side, side + 9), dtype=torch.uint8), tmp_path / "pictures" / "a.png")
+    caplog.set_level("WARNING", logger="retouch")
+    restore(run_of("denoise"), tmp_path / "pictures", tmp_path / "out", f"scale={scale}")
+    assert caplog.messages == [
+        f"scale={scale} makes pictures as small as {small} px, but the network sees 16 px at a time: the rest is their "
+        f"mirror image. {advice}"
+    ]
+    caplog.clear()
+    change = [] if "without" in advice else [advice.partition(" ")[2]]
+    restore(run_of("denoise"), tmp_path / "pictures", tmp_path / "better", *change)
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(("asked", "levels"), [("null", (0, 65535)), ("[0, 8191]", (0, 8191))])

@@ -290,7 +290,12 @@ def test_without_held_out_images_training_images_are_measured(tmp_path: Path) ->
     found = run.results.ruler
     assert found is not None
     assert (found.images, found.held_out, found.held_out_loss) == (40, False, None)
-    assert "on 40 training images" in found.sentence
+    assert " on 40 training images, which the network may have memorized; loss " in found.sentence
+    better = found.model_copy(update={"psnr": 31.0, "restorers": {"doing nothing": 15.0}})
+    assert better.brief(0) == (
+        "step 2: better than doing nothing (PSNR 31.0 against 15.0) on 40 training images, which the network may have "
+        "memorized"
+    )
 
 
 def test_patches_cut_from_one_held_out_image_count_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,10 +182,74 @@ def test_runs_are_sorted_as_asked(home: Path) -> None:
     assert names("started")[:3] == ["noisy", "probe", "half"]
     assert names("name") == ["better", "probe", "features", "half", "noisy"]
     assert names("state")[0] == "half"
-    assert names("result") == ["features", "noisy", "half", "better", "probe"]  # the best first within a stage
     assert sorted(names("size"), key=lambda name: -{run.path.name: run.bytes for run in find_runs(home)}[name]) == (
         names("size")
     )
+
+
+def test_results_are_sorted_by_what_they_measure_and_runs_without_a_number_are_last(tmp_path: Path) -> None:
+    def write(name: str, stage: str, results: dict[str, object]) -> None:
+        start(tmp_path / name, stage, "")
+        write_json(tmp_path / name / "results.json", results)
+
+    def labels(measure: str, value: float) -> list[object]:
+        return [{"task": "tags", "subjects": {"encoder": {"test": {measure: value}}}}]
+
+    def psnr(value: float) -> dict[str, object]:
+        return {"psnr": value, "restorers": {"a median filter": 24.04}}
+
+    write("a_restored", "restore", {"restored": 3, "before": {"psnr": 15}, "after": {"psnr": 28}})
+    write("b_counted", "predict", {"rows": 5, "unreadable": 0})
+    write("c_psnr", "pretrain", {"ruler": psnr(31.2)})
+    write("d_error", "pretrain", {"relative_reconstruction_error": 0.4})
+    write("e_error", "pretrain", {"relative_reconstruction_error": 0.3})
+    write("f_iou", "probe", {"dense": labels("mean_iou", 0.99)})
+    write("g_map", "probe", {"multilabel": labels("mean_average_precision", 0.98)})
+    spread = {"task": "tags", "subject": "encoder", "probe": "linear", "measure": "mean_average_precision"}
+    spread["spread"] = {"mean": 0.99, "deviation": 0.004}  # type: ignore[assignment]
+    write("h_seeds", "probe_seeds", {"seeds": {"seeds": [0, 1], "spreads": [spread]}})
+    write("i_tuned", "finetune", {"task": "label", "tuned": {"test": {"accuracy": 0.5}}})
+    write_probe(tmp_path / "j_probe", probe_result({"encoder": 0.9, "random_init": 0.5}))
+    write("k_study", "study", {"verdict": ["Yes: mask beats it."], "winner": "mask"})
+    start(tmp_path / "l_stopped", "probe", "")
+    found = find_runs(tmp_path, "result")
+    assert [(run.path.name, run.measure) for run in found] == [
+        ("j_probe", "accuracy"),
+        ("i_tuned", "accuracy"),
+        ("h_seeds", "mean_average_precision"),
+        ("g_map", "mean_average_precision"),
+        ("f_iou", "mean_iou"),
+        ("c_psnr", "psnr"),
+        ("a_restored", "psnr"),
+        ("e_error", "reconstruction_error"),
+        ("d_error", "reconstruction_error"),
+        ("b_counted", None),
+        ("k_study", None),
+        ("l_stopped", None),
+    ]
+    said = {run.path.name: run.result for run in found}
+    assert (said["c_psnr"], said["h_seeds"]) == ("PSNR 31.2, a median filter 24.0", "tags 99.0 ± 0.4% mAP (2 seeds)")
+
+
+def test_a_psnr_of_images_that_were_learned_from_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pretraining(tmp_path / "few", held_out=False)
+    write_pretraining(tmp_path / "many")
+    start(tmp_path / "seeds", "pretrain_seeds", "")
+    spreads = {"psnr/network": {"mean": 21.04, "deviation": 0.31}}
+    ruler = {"psnr": 21, "restorers": {}, "held_out": False}
+    write_json(tmp_path / "seeds" / "results.json", {"seeds": [0, 1], "spreads": spreads, "runs": [{"ruler": ruler}]})
+    found = by_name(tmp_path)
+    number = "PSNR 27.1, non-local means 25.9"
+    assert {name: (run.result, run.result_text) for name, run in found.items()} == {
+        "few": (number, f"{number}, on training images"),
+        "many": (number, number),
+        "seeds": ("PSNR 21.0 ± 0.3 (2 seeds)", "PSNR 21.0 ± 0.3 (2 seeds), on training images"),
+    }
+    assert runs_text([found["few"]]).replace("\n", "").count("training") == 1
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    listed = {Path(one["path"]).name: one for one in json.loads(capsys.readouterr().out)}
+    assert [listed[name]["on_training"] for name in ("few", "many", "seeds")] == [True, False, True]
+    assert listed["few"]["result"] == number  # as before: programs read the new field
 
 
 def test_the_command_prints_a_table_of_at_most_100_columns_or_all_facts(
