@@ -1,6 +1,6 @@
 """One page with the findings of some runs: ``retouch report RUN... -o report.html``.
 
-facts.py      the facts in run folders, as frozen types
+reading.py    run folders as facts: runs.py has the types of one run, facts.py what all runs of a report say together
 compare.py    which differences are shown, with Holm's correction
 sentences.py  facts in plain English
 answer.py     the question and the verdict; names.py: short names of data

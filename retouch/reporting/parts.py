@@ -19,7 +19,7 @@ from retouch.reporting.charts import OF_LABELS, labels_chart, reliability_chart
 from retouch.reporting.choices import chosen
 from retouch.reporting.confidence import LABELS_RELIABILITY, label_bins, label_sureness
 from retouch.reporting.errors_part import errors
-from retouch.reporting.facts import Facts, Group, Origin, Pretraining
+from retouch.reporting.facts import Facts
 from retouch.reporting.falls import falls
 from retouch.reporting.labeling import labeling_blocks
 from retouch.reporting.layers import depth_sentences, layer_map, on_few
@@ -37,6 +37,7 @@ from retouch.reporting.run_tables import (
     storage_table,
     unlabeled_tables,
 )
+from retouch.reporting.runs import Group, Origin, Pretraining
 from retouch.reporting.seeds import seeds_blocks
 from retouch.reporting.sentences import LEGEND, RULE, distinct, labels_rules, listed
 from retouch.reporting.several import several_blocks

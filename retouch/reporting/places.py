@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from common.words import counted, headed
-from retouch.reporting.facts import Entry, Winner
+from retouch.reporting.facts import Entry
+from retouch.reporting.runs import Winner
 from retouch.reporting.sentences import number
 
 MOST_POINTS = 1000  # on the map: t-SNE takes about five seconds for them

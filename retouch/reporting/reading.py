@@ -28,20 +28,10 @@ from finetune.results import ProbeReport
 from finetune.results import read_results as read_transfer
 from pretrain.results import read_results as read_pretraining
 from pretrain.results import read_seeds
-from retouch.reporting.facts import (
-    Curve,
-    Curves,
-    Facts,
-    FineTuning,
-    Group,
-    Origin,
-    Pretraining,
-    Probing,
-    Settings,
-    Studied,
-)
+from retouch.reporting.facts import Facts
 from retouch.reporting.folders import distinct_names, find_runs
 from retouch.reporting.logs import read_log
+from retouch.reporting.runs import Curve, Curves, FineTuning, Group, Origin, Pretraining, Probing, Settings, Studied
 from retouch.studies.results import read_results as read_study
 
 ATOMS = ("atoms.png", "exciting.png")  # below panels/

@@ -14,7 +14,8 @@ from finetune.results import FinetuneResult, Outcome, ProbeResult
 from finetune.structured_results import Several
 from finetune.table import two_decimals
 from retouch.reporting.blocks import Cell, Column, Table
-from retouch.reporting.facts import Facts, Origin, Studied, Winner
+from retouch.reporting.facts import Facts
+from retouch.reporting.runs import Origin, Studied, Winner
 from retouch.reporting.sentences import distinct, listed, number
 from retouch.reporting.tables import EMPTY, condensed, parted, upright
 from retouch.studies.results import CONTESTANTS

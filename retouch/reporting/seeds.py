@@ -11,7 +11,8 @@ from pretrain.results import PretrainSeeds
 from retouch.reporting.answer import answered, rival_sentence
 from retouch.reporting.blocks import Block, Cell, Column, Points, Prose, Table
 from retouch.reporting.compare import group_gains, group_rivals
-from retouch.reporting.facts import Facts, Group
+from retouch.reporting.facts import Facts
+from retouch.reporting.runs import Group
 from retouch.reporting.sentences import distinct, interval
 from retouch.reporting.tables import merged, probe_name
 

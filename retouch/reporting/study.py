@@ -10,7 +10,8 @@ from finetune.table import worth_lines
 from retouch.reporting.blocks import Block, Cell, Column, Figure, Figures, Points, Prose, Table
 from retouch.reporting.charts import Racer, labels_chart, race_chart
 from retouch.reporting.compare import LEVEL, holm
-from retouch.reporting.facts import Facts, Studied
+from retouch.reporting.facts import Facts
+from retouch.reporting.runs import Studied
 from retouch.reporting.sentences import interval, labels_rules, listed, number, signed
 from retouch.reporting.tables import EMPTY, accuracy, gain
 from retouch.studies.plan import FINALISTS, ProbeKind

@@ -16,7 +16,8 @@ from retouch.reporting.blocks import Cell, Column, Table
 from retouch.reporting.charts import interval_mark, span_of
 from retouch.reporting.compare import PIXELS, UNTRAINED, Contrast, gains, tuned_gains
 from retouch.reporting.damage import damage_named
-from retouch.reporting.facts import Entry, Facts, FineTuning
+from retouch.reporting.facts import Entry, Facts
+from retouch.reporting.runs import FineTuning
 from retouch.reporting.sentences import chance, distinct, interval, layer_text, listed, number, signed, uneven
 
 EMPTY = Cell("")

@@ -15,10 +15,11 @@ from retouch.reporting.answer import about, answered, question, verdict
 from retouch.reporting.card import card
 from retouch.reporting.choices import chosen, touched
 from retouch.reporting.compare import Contrast, gains, holm, rivals
-from retouch.reporting.facts import Facts, Neighbors, Settings
+from retouch.reporting.facts import Facts
 from retouch.reporting.limits import limits
 from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
+from retouch.reporting.runs import Neighbors, Settings
 from retouch.reporting.sentences import half_width, interval, listed, points, signed
 from retouch.reporting.tables import choice_terms, probe_tables
 from retouch.reporting.training import restoration
