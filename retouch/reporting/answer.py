@@ -1,4 +1,4 @@
-"""The question and its answer, in plain English: pure functions of facts."""
+"""The answer to the question of a report, in plain English: pure functions of facts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from common.files import as_utf8
-from common.words import counted
+from common.words import counted, first_upper
 from finetune.results import Comparison
 from finetune.spreads import MEASURES
 from finetune.structured_results import Several
@@ -25,7 +25,9 @@ from retouch.reporting.compare import (
     tuned_gains,
 )
 from retouch.reporting.facts import Entry, Facts, SeveralEntry
-from retouch.reporting.names import data_name, in_text
+from retouch.reporting.names import in_text
+from retouch.reporting.question import data_of
+from retouch.reporting.runs import Studied
 from retouch.reporting.sentences import (
     NAMED,
     ahead,
@@ -41,65 +43,6 @@ from retouch.reporting.sentences import (
 )
 
 ANSWER = 2  # sentences of an answer
-
-
-# ---- the question
-
-
-def question(facts: Facts) -> str:
-    """What the runs should find out."""
-    if facts.studies:
-        return "Does pretraining help on these images?"
-    encoders = facts.encoders
-    if len(encoders) == 1:
-        return f"Does {encoders[0]} beat the same network untrained?"
-    if encoders:
-        who = listed(encoders) if len(encoders) <= NAMED else f"these {len(encoders)} encoders"
-        return f"Do {who} beat the same networks untrained?"
-    if tuned_gains(facts, SCRATCH):
-        return "Does fine-tuning beat training from scratch?"
-    if facts.finetuning:
-        return "How accurate is the trained network?"
-    methods = distinct(run.results.method for run in facts.pretraining)
-    return f"What has {methods[0]} learned?" if len(methods) == 1 else "What have these encoders learned?"
-
-
-def question_on(facts: Facts) -> str:
-    """The question with the names of the data, unless there are many: ``Does pretraining help on cifar10?``"""
-    asked, names = question(facts), distinct(map(data_name, facts.labeled_sources or facts.unlabeled_sources))
-    if not 0 < len(names) <= NAMED:
-        return asked
-    who = asked.removesuffix("?").removesuffix(" on these images")
-    comma = "," if who.endswith("untrained") else ""  # the comparison is on these data, not the training
-    return f"{who}{comma} on {listed(names)}?"
-
-
-def about(facts: Facts) -> str:
-    """A line about the runs in the report."""
-    kinds = (
-        ("study", facts.studies),
-        ("pretraining run", facts.pretraining),
-        ("probe", facts.probes),
-        ("fine-tuning run", facts.finetuning),
-    )
-    runs = [counted(len(found), kind, "studies" if kind == "study" else "") for kind, found in kinds if found]
-    started = sorted(origin.log.started[:10] for origin in facts.origins if origin.log.started)
-    days = f", {' to '.join(distinct([started[0], started[-1]]))}" if started else ""
-    probe = " A probe is a classifier on the features of the frozen encoder." if facts.probes else ""
-    measured = facts.probes or facts.finetuning or facts.studies
-    brackets = " Points are percentage points; 95% intervals are in brackets." if measured else ""
-    return f"{listed(runs)}{days}: {listed([origin.name for origin in facts.origins])}.{probe}{brackets}"
-
-
-def chains(facts: Facts) -> list[str]:
-    """For each encoder that started from another one, all its trainings."""
-    cards = [(run.origin.name, run.card) for run in facts.pretraining if run.card is not None]
-    return [
-        f"{name} started from an encoder: {card.provenance.story}." for name, card in cards if card.provenance.before
-    ]
-
-
-# ---- the verdict
 
 
 class Verdict(NamedTuple):
@@ -119,7 +62,9 @@ def verdict(facts: Facts) -> Verdict:
     measured = tuple(_measured_verdict(facts))
     if facts.studies:
         said = _study_verdicts(facts)
-        return said._replace(more=(*said.more, *(f"Other runs: {one}" for one in measured)))
+        where = data_of(facts, facts.measured_sources)
+        others = f"Other runs{where and f', on {where}'}"
+        return said._replace(more=(*said.more, *(f"{others}: {one}" for one in measured)))
     if measured:
         return Verdict(measured[:ANSWER], measured[ANSWER:])
     command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"
@@ -132,12 +77,21 @@ def verdict(facts: Facts) -> Verdict:
 
 
 def _study_verdicts(facts: Facts) -> Verdict:
-    """The verdicts of the studies, each of which is named if there are several."""
-    if len(facts.studies) == 1:
-        [said] = [run.report.verdict for run in facts.studies]
-        return Verdict(said[:ANSWER], said[ANSWER:])
-    named = [[f"{run.origin.name}: {one}" for one in run.report.verdict] for run in facts.studies]
-    return Verdict(tuple(first for first, *_ in named), tuple(one for _, *rest in named for one in rest))
+    """The verdicts of the studies: of each its name if there are several, and its data if not all are the same."""
+    said = [[f"{_of_study(facts, run)}{one}" for one in run.report.verdict] for run in facts.studies]
+    if len(said) == 1:
+        return Verdict(tuple(said[0][:ANSWER]), tuple(said[0][ANSWER:]))
+    return Verdict(tuple(first for first, *_ in said), tuple(one for _, *rest in said for one in rest))
+
+
+def _of_study(facts: Facts, run: Studied) -> str:
+    """What a sentence of a study begins with: ``study-1, on cifar10: ``; nothing for one that is alone, or on the same data."""
+    if len(facts.studies) == 1 and not facts.measured_sources:
+        return ""
+    where = data_of(facts, (data.train for data in run.report.data.values()))
+    parts = [run.origin.name if len(facts.studies) > 1 else "", where and f"on {where}"]
+    named = ", ".join(filter(None, parts))
+    return f"{first_upper(named) if len(facts.studies) == 1 else named}: " if named else ""
 
 
 def _measured_verdict(facts: Facts) -> list[str]:

@@ -1,4 +1,4 @@
-"""The facts of a report, over all its runs (runs.py has the types of one), as frozen types. Names and paths are UTF-8."""
+"""The facts of a report, over all its runs (runs.py has those of one). Names and paths are UTF-8."""
 
 from __future__ import annotations
 
@@ -154,10 +154,18 @@ class Facts:
         return tuple(data.train for data in self._labeled)
 
     @property
+    def measured_sources(self) -> tuple[str, ...]:
+        """Those of probes and fine-tuning."""
+        return tuple(data.train for data in self._measured)
+
+    @property
     def _labeled(self) -> list[DataFacts]:
-        studied = [data for run in self.studies for data in run.report.data.values()]
+        return [*(data for run in self.studies for data in run.report.data.values()), *self._measured]
+
+    @property
+    def _measured(self) -> list[DataFacts]:
         one, several = (result.data for result in self._results), (result.data for result in self._several_results)
-        return [*studied, *one, *several]
+        return [*one, *several]
 
     @property
     def _results(self) -> list[ProbeResult | FinetuneResult]:

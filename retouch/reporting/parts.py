@@ -13,7 +13,6 @@ from finetune.table import worth_lines
 from pretrain.report.atoms import tiles_alone
 from pretrain.report.dictionary import EXCITED
 from pretrain.sample import SAMPLE_IMAGES
-from retouch.reporting.answer import chains
 from retouch.reporting.blocks import Block, Commands, Figure, Figures, Frame, Panel, Panels, Part, Points, Prose, Table
 from retouch.reporting.charts import OF_LABELS, labels_chart, reliability_chart
 from retouch.reporting.choices import chosen
@@ -27,6 +26,7 @@ from retouch.reporting.limits import limits
 from retouch.reporting.maps import FEW, layer_chart
 from retouch.reporting.pictures import ImageSets, picture, read_picture
 from retouch.reporting.places_part import places_part
+from retouch.reporting.question import chains
 from retouch.reporting.run_tables import (
     code_table,
     cost_table,

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.results import Comparison
-from retouch.reporting.answer import about, answered, question, verdict
+from retouch.reporting.answer import answered, verdict
 from retouch.reporting.card import card
 from retouch.reporting.choices import chosen, touched
 from retouch.reporting.compare import Contrast, gains, holm, rivals
 from retouch.reporting.facts import Facts
 from retouch.reporting.limits import limits
 from retouch.reporting.page import html
+from retouch.reporting.question import about, question
 from retouch.reporting.reading import read_facts
 from retouch.reporting.runs import Neighbors, Settings
 from retouch.reporting.sentences import half_width, interval, listed, points, signed

@@ -12,13 +12,14 @@ import pytest
 
 from finetune.records import NearDuplicates, Repeat
 from finetune.structured_results import LabelComparison
-from retouch.reporting.answer import about, question, verdict
+from retouch.reporting.answer import verdict
 from retouch.reporting.blocks import Table
 from retouch.reporting.choices import chosen, touched
 from retouch.reporting.facts import Facts
 from retouch.reporting.limits import limits
 from retouch.reporting.page import html
 from retouch.reporting.parts import card_parts, page_parts
+from retouch.reporting.question import about, question
 from retouch.reporting.run_tables import cost_table, labeled_tables, repeats_table
 from retouch.reporting.several import OVER, several_blocks
 from retouch.reporting.tables import choice_table
