@@ -4,6 +4,7 @@ reading.py    run folders as facts: runs.py has the types of one run, facts.py w
 compare.py    which differences are shown, with Holm's correction
 sentences.py  facts in plain English
 question.py   the question; answer.py: the answer; names.py: short names of data
+trained.py    networks trained on labels, compared across runs
 limits.py     what the results do not show
 tables.py     facts as tables: results and choices; run_tables.py: data, codes, cost, origins
 confidence.py how well calibrated the classifiers are

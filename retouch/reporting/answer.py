@@ -11,6 +11,7 @@ from finetune.results import Comparison
 from finetune.spreads import MEASURES
 from finetune.structured_results import Several
 from retouch.reporting.compare import (
+    FROZEN,
     PIXELS,
     SCRATCH,
     UNTRAINED,
@@ -26,7 +27,7 @@ from retouch.reporting.compare import (
 )
 from retouch.reporting.facts import Entry, Facts, SeveralEntry
 from retouch.reporting.names import in_text
-from retouch.reporting.question import data_of
+from retouch.reporting.question import data_of, tuned_task
 from retouch.reporting.runs import Studied
 from retouch.reporting.sentences import (
     NAMED,
@@ -41,6 +42,7 @@ from retouch.reporting.sentences import (
     signed,
     test_images,
 )
+from retouch.reporting.trained import crossed_sentences, not_crossed
 
 ANSWER = 2  # sentences of an answer
 
@@ -85,7 +87,7 @@ def _study_verdicts(facts: Facts) -> Verdict:
 
 
 def _of_study(facts: Facts, run: Studied) -> str:
-    """What a sentence of a study begins with: ``study-1, on cifar10: ``; nothing for one that is alone, or on the same data."""
+    """What a sentence of a study begins with: ``study-1, on cifar10: ``; nothing if it is alone or on the same data."""
     if len(facts.studies) == 1 and not facts.measured_sources:
         return ""
     where = data_of(facts, (data.train for data in run.report.data.values()))
@@ -96,17 +98,30 @@ def _of_study(facts: Facts, run: Studied) -> str:
 
 def _measured_verdict(facts: Facts) -> list[str]:
     """What probes and fine-tuning say; empty if there are none."""
+    across, apart = crossed_sentences(facts), not_crossed(facts)
+    level = [_tuned_level(facts)] if facts.finetuning else []
     if facts.entries:
         over_seeds = map(rival_sentence, group_rivals(facts))
-        found = [text for text in (_between(facts), *over_seeds, _tuned(facts)) if text]
+        found = [text for text in (_between(facts), *over_seeds, _tuned(facts), *across) if text]
         second, *more = found or [_level(facts)]
-        return [_over_untrained(facts), *several_verdict(facts), second, _measured(facts), *more]
+        return [_over_untrained(facts), *several_verdict(facts), second, _measured(facts), *more, *apart, *level]
+    own = [text for text in (_tuned(facts), *across) if text]
     if facts.several:
-        return [*several_verdict(facts), *several_level(facts), _measured(facts)]
+        return [*several_verdict(facts), *several_level(facts), _measured(facts), *own, *apart, *level]
     if facts.finetuning:
-        return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run.",
-                _tuned_level(facts)]  # fmt: skip
+        first, *more = own or [_not_tuned(facts)]
+        return [first, *level, *more, *apart]
     return []
+
+
+def _not_tuned(facts: Facts) -> str:
+    """Why no trained network is compared with anything."""
+    started = [run.result.start == "scratch" for run in facts.finetuning]
+    if all(started):
+        return "Not compared: training from scratch was run alone."
+    if any(started):
+        return "Not compared: fine-tuning and training from scratch were not tested in the same way."
+    return "Not compared: neither training from scratch nor a linear probe was run."
 
 
 def _over_untrained(facts: Facts) -> str:
@@ -249,16 +264,18 @@ def _level(facts: Facts) -> str:
 
 
 def _tuned(facts: Facts) -> str:
-    found = tuned_gains(facts, SCRATCH)
+    tasks = {run.origin.name: tuned_task(facts, run) for run in facts.finetuning}
+    found = [one._replace(task=tasks[one.one]) for one in tuned_gains(facts, SCRATCH)]
     if found:
         return answered(found, "training from scratch")
-    found = tuned_gains(facts, "linear_probe")
+    found = [one._replace(task=tasks[one.one]) for one in tuned_gains(facts, FROZEN)]
     return answered(found, "the linear probe of the frozen encoder") if found else ""
 
 
 def _tuned_level(facts: Facts) -> str:
     shown = [
-        f"{number(run.result.tuned.test.accuracy)}% {interval(*run.result.tuned.test.ci95)} on {run.result.task}"
+        f"{number(run.result.tuned.test.accuracy)}% {interval(*run.result.tuned.test.ci95)} on {tuned_task(facts, run)}"
+        f"{f' ({run.origin.name})' if len(facts.finetuning) > 1 else ''}"
         for run in facts.finetuning[:NAMED]
     ]
     return f"The trained network's accuracy is {listed(shown)}."

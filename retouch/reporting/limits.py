@@ -16,6 +16,7 @@ from retouch.reporting.falls import falls
 from retouch.reporting.names import in_text
 from retouch.reporting.sentences import NAMED, chance, distinct, half_width, listed, number, uneven
 from retouch.reporting.several import several_limits
+from retouch.reporting.trained import crossed
 from retouch.reporting.training import wrong
 
 FEW_TO_CHOOSE = 200  # images: an accuracy on fewer is known to within seven points at best
@@ -211,8 +212,10 @@ def _no_baseline(facts: Facts) -> list[str]:
         missing = [task for task in facts.tasks if task not in have]
         if missing:
             found.append(f"No comparison with {text} on {listed(missing)}.")
+    across = {(one.run, one.kind) for one in crossed(facts)}
     for run in facts.finetuning:
-        lacking = [text for name, text in TUNED_OVER.items() if name not in run.result.tuned.compared]
+        have = {*run.result.tuned.compared, *(kind for name, kind in across if name == run.origin.name)}
+        lacking = [text for name, text in TUNED_OVER.items() if name not in have]
         if lacking and run.result.start != "scratch":
             found.append(f"{run.origin.name} was not compared with {listed(lacking, 'or')}.")
     return found

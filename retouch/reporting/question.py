@@ -8,7 +8,9 @@ from common.words import counted
 from retouch.reporting.compare import SCRATCH, tuned_gains
 from retouch.reporting.facts import Facts
 from retouch.reporting.names import data_name, names_apart
+from retouch.reporting.runs import FineTuning
 from retouch.reporting.sentences import NAMED, distinct, listed
+from retouch.reporting.trained import crossed
 
 
 def question(facts: Facts) -> str:
@@ -21,7 +23,7 @@ def question(facts: Facts) -> str:
     if encoders:
         who = listed(encoders) if len(encoders) <= NAMED else f"these {len(encoders)} encoders"
         return f"Do {who} beat the same networks untrained?"
-    if tuned_gains(facts, SCRATCH):
+    if tuned_gains(facts, SCRATCH) or any(one.kind == SCRATCH for one in crossed(facts)):
         return "Does fine-tuning beat training from scratch?"
     if facts.finetuning:
         return "How accurate is the trained network?"
@@ -43,6 +45,12 @@ def data_of(facts: Facts, sources: Iterable[str]) -> str:
     """The names of these data, if the labeled images of the report are not all the same: ``cifar10``."""
     names = names_apart(facts.labeled_sources)
     return listed(distinct(names[source] for source in sources)) if len(set(names.values())) > 1 else ""
+
+
+def tuned_task(facts: Facts, run: FineTuning) -> str:
+    """The task of a trained network, with its data if the labeled images of the report are not all the same."""
+    where = data_of(facts, [run.result.data.train])
+    return f"{run.result.task}{where and f' ({where})'}"
 
 
 def about(facts: Facts) -> str:
