@@ -39,10 +39,15 @@ class Contrast(NamedTuple):
     @property
     def shown(self) -> Literal["better", "worse", "open"]:
         """What is shown about ``one``; ``open`` if no difference is shown."""
-        low, high = self.found.ci95
-        if self.adjusted_p >= LEVEL or low <= 0 <= high:
+        if self.adjusted_p >= LEVEL or not excludes_zero(self.found):
             return "open"
-        return "better" if low > 0 else "worse"
+        return "better" if self.found.ci95[0] > 0 else "worse"
+
+
+def excludes_zero(found: Comparison | LabelComparison | SeedComparison) -> bool:
+    """Whether the 95% interval of a single difference is above zero, or below it."""
+    low, high = found.ci95
+    return not low <= 0 <= high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

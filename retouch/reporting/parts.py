@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from common.files import as_utf8
@@ -16,6 +17,7 @@ from pretrain.sample import SAMPLE_IMAGES
 from retouch.reporting.blocks import Block, Commands, Figure, Figures, Frame, Panel, Panels, Part, Points, Prose, Table
 from retouch.reporting.charts import OF_LABELS, labels_chart, reliability_chart
 from retouch.reporting.choices import chosen
+from retouch.reporting.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED, excludes_zero, gains, tuned_gains
 from retouch.reporting.confidence import LABELS_RELIABILITY, label_bins, label_sureness
 from retouch.reporting.errors_part import errors
 from retouch.reporting.facts import Facts
@@ -39,10 +41,10 @@ from retouch.reporting.run_tables import (
 )
 from retouch.reporting.runs import Group, Origin, Pretraining
 from retouch.reporting.seeds import seeds_blocks
-from retouch.reporting.sentences import LEGEND, RULE, distinct, labels_rules, listed
+from retouch.reporting.sentences import LEGEND, NOT_BOLD, RULE, distinct, labels_rules, listed
 from retouch.reporting.several import several_blocks
 from retouch.reporting.study import raced, study_blocks, study_tables
-from retouch.reporting.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
+from retouch.reporting.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables, probes
 from retouch.reporting.training import remarks, restored_blocks, training_blocks
 from retouch.studies.results import CONTESTANTS
 
@@ -142,7 +144,14 @@ def _results(facts: Facts) -> tuple[Block, ...]:
     if blocks:
         blocks.insert(0, Prose((LEGEND,), small=True, wide=True))
     blocks += _only(finetune_table(facts))
-    return (*blocks, Prose((RULE,), small=True)) if blocks else ()
+    return (*blocks, Prose((RULE, *_why_not_bold(facts)), small=True)) if blocks else ()
+
+
+def _why_not_bold(facts: Facts) -> list[str]:
+    """Why some differences are not shown although their intervals exclude zero, if there are such."""
+    found = [gains(facts, baseline, probe) for probe in probes(facts) for baseline in (UNTRAINED, PIXELS)]
+    found += [tuned_gains(facts, baseline) for baseline in (SCRATCH, FROZEN)]
+    return [NOT_BOLD] if any(one.shown == "open" and excludes_zero(one.found) for one in chain(*found)) else []
 
 
 def _baselines(facts: Facts) -> tuple[Block, ...]:

@@ -18,7 +18,7 @@ from retouch.reporting.facts import Facts
 from retouch.reporting.runs import Origin, Studied, Winner
 from retouch.reporting.sentences import distinct, listed, number
 from retouch.reporting.tables import EMPTY, condensed, parted, upright
-from retouch.studies.results import CONTESTANTS
+from retouch.studies.results import CONTESTANTS, Contender
 from retouch.studies.verdict import shown_name
 
 REST = "all else"
@@ -321,7 +321,7 @@ def _of_study(facts: Facts, study: Studied) -> list[tuple[Cell, ...]]:
     """The parts of a study's time that are no runs of pretraining, which have rows of their own."""
     report, inside = study.report, study.origin.folder / CONTESTANTS
     parts = [
-        (shown_name(one.name, one.kind), "train", one.trained, f"{one.planned:,}")
+        (_networks(one, len(report.classes)), "train", one.trained, f"{one.planned * len(report.classes):,}")
         for one in report.contenders
         if one.kind == "scratch" and one.trained is not None
     ]
@@ -338,6 +338,11 @@ def _of_study(facts: Facts, study: Studied) -> list[tuple[Cell, ...]]:
         (Cell(f"{what}{of_several}"), Cell(stage), Cell(f"{seconds:,.1f}"), EMPTY, Cell(steps), EMPTY, EMPTY)
         for what, stage, seconds, steps in parts
     ]
+
+
+def _networks(one: Contender, tasks: int) -> str:
+    """The networks from scratch: one for each task, each of which takes the steps that were planned."""
+    return f"{shown_name(one.name, one.kind)}{f', {tasks} networks' if tasks > 1 else ''}"
 
 
 def machine_text(made: Made) -> str:

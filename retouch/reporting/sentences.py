@@ -22,6 +22,10 @@ RULE = (
     "McNemar's exact test on the same test images gives p < 0.05 after Holm's correction for all differences on this "
     "page from the same baseline with the same probe."
 )
+NOT_BOLD = (
+    "Some differences are not bold although their intervals exclude zero: an interval is for one comparison, and of "
+    "several, some exclude zero by chance. McNemar's exact test, corrected for all of them, decides."
+)
 LABELS_RULE = (
     "Bars and brackets: 95% intervals, over test images and, by Student's t, over draws of the labeled images. All "
     "labels are a single draw, so their intervals are over test images alone; of several trainings from scratch, "

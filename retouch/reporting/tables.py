@@ -106,13 +106,13 @@ def parted(table: Table, shared: str) -> list[Table]:
 
 def probe_tables(facts: Facts) -> list[Table]:
     """For each task, every encoder with its probes and its gains over the baselines."""
-    probes = _probes(facts)
+    named = probes(facts)
     contrasts = {
         (probe, baseline): _by_place(gains(facts, baseline, probe))
-        for probe in probes
+        for probe in named
         for baseline in (UNTRAINED, PIXELS)
     }
-    return [_probe_table(task, facts.of_task(task), probes, contrasts) for task in facts.tasks]
+    return [_probe_table(task, facts.of_task(task), named, contrasts) for task in facts.tasks]
 
 
 def _by_place(found: Iterable[Contrast]) -> dict[tuple[str, str], Contrast]:
@@ -181,14 +181,14 @@ def baseline_table(facts: Facts) -> Table | None:
             row = found.setdefault(baseline_name(key, subject.view, entry.encoder, views), {})
             row |= {(entry.task, probe): outcome.test for probe, outcome in subject.probes.items()}
     scores |= shared
-    asked = [(task, probe) for task in facts.tasks for probe in _probes(facts)]
+    asked = [(task, probe) for task in facts.tasks for probe in probes(facts)]
     asked = [one for one in asked if any(one in row for row in scores.values())]
     columns = (Column("baseline", numeric=False), *(Column(task, f"{probe_name(probe)}, %") for task, probe in asked))
     rows = [(Cell(name), *(accuracy(row.get(one)) for one in asked)) for name, row in scores.items()]
     return Table(columns, tuple(rows)) if rows else None
 
 
-def _probes(facts: Facts) -> list[str]:
+def probes(facts: Facts) -> list[str]:
     """The names of all probes of the encoders, the linear one first."""
     return distinct(key for entry in facts.entries for key in entry.result.subjects["encoder"].probes)
 

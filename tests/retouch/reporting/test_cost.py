@@ -44,6 +44,24 @@ def test_the_parts_of_a_study_add_up_to_its_time(tmp_path: Path) -> None:
     assert table.foot.startswith("The time of a study includes that of its parts, which follow.")
 
 
+def test_seconds_and_steps_of_networks_from_scratch_are_those_of_all_tasks(tmp_path: Path) -> None:
+    """Two networks of 4,602 steps each, which took 256 s together."""
+    facts = studied(tmp_path)
+    [study] = facts.studies
+    classes = {**study.report.classes, "color": ("red", "blue")}
+    data = {**study.report.data, "color": study.report.data["animal"]}
+    contenders = tuple(
+        one.model_copy(update={"test": {**one.test, "color": one.test["animal"]}}) for one in study.report.contenders
+    )
+    report = study.report.model_copy(update={"classes": classes, "data": data, "contenders": contenders})
+    table = cost_table(replace(facts, studies=(replace(study, report=report),)))
+    [row] = [row for row in table.rows if row[0].text.startswith("training from scratch")]
+    assert (row[0].text, row[2].text) == ("training from scratch on the labels, 2 networks", "256.0")
+    assert "9,204" in [cell.text for cell in row]
+    [alone] = [row for row in cost_table(facts).rows if row[0].text.startswith("training from scratch")]
+    assert "4,602" in [cell.text for cell in alone]
+
+
 def test_the_rest_is_not_said_where_the_networks_of_the_study_are_not_listed(tmp_path: Path) -> None:
     """As in a report of a folder of runs: it would hide their training."""
     alone = replace(studied(tmp_path), pretraining=())
