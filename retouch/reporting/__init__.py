@@ -10,6 +10,7 @@ tables.py     facts as tables: results and choices; run_tables.py: data, codes, 
 confidence.py how well calibrated the classifiers are
 layers.py     what the search shows about layers and poolings
 places.py     test images in an encoder's feature space; places_part.py: the part of the page about it
+atoms_part.py the part about atoms of dictionaries
 charts.py     facts as SVG
 pictures.py   images as data URIs
 blocks.py     the blocks of which parts of the page consist
