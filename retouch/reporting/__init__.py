@@ -6,7 +6,7 @@ sentences.py  facts in plain English
 question.py   the question; answer.py: the answer; names.py: short names of data
 trained.py    networks trained on labels, compared across runs
 limits.py     what the results do not show
-tables.py     facts as tables: results and choices; run_tables.py: data, codes, cost, origins
+tables.py     facts as tables: results and choices; run_tables.py: data, codes; cost_tables.py
 confidence.py how well calibrated the classifiers are
 layers.py     what the search shows about layers and poolings
 places.py     test images in an encoder's feature space; places_part.py: the part of the page about it

@@ -135,7 +135,7 @@ def _over_untrained(facts: Facts) -> str:
 
     single = gains(facts, UNTRAINED, entries=[entry for entry in facts.entries if not covered(entry)])
     found = together([*over_seeds, *single])
-    return answered(found, "the untrained network") if found else _not_compared(facts)
+    return answered(found, facts.untrained) if found else _not_compared(facts)
 
 
 def answered(found: Sequence[Contrast], other: str, measure: str = "") -> str:
@@ -209,7 +209,7 @@ def _measured(facts: Facts) -> str:
 
 def trained_once(facts: Facts) -> bool:
     """Whether no two of the probed encoders differ only in their seed."""
-    titles = {one.result.encoder.sha256: one.result.encoder.title for one in facts.probed}
+    titles = {one.result.encoder.sha256: facts.title_of(one.result.encoder) for one in facts.probed}
     return bool(titles) and len(set(titles.values())) == len(titles)
 
 
@@ -288,14 +288,17 @@ def several_verdict(facts: Facts) -> list[str]:
     """The comparison with the untrained network, or with raw pixels if the untrained network was not measured."""
     kinds: tuple[Sequence[SeveralEntry[Several]], ...] = (facts.label_entries, facts.dense_entries)
     return [
-        line for entries in kinds if entries for line in _paired_verdict(entries, MEASURES[entries[0].result.measure])
+        line
+        for entries in kinds
+        if entries
+        for line in _paired_verdict(entries, MEASURES[entries[0].result.measure], facts.untrained)
     ]
 
 
-def _paired_verdict(entries: Sequence[SeveralEntry[Several]], measure: str) -> list[str]:
+def _paired_verdict(entries: Sequence[SeveralEntry[Several]], measure: str, untrained: str) -> list[str]:
     said = []
     compared = {(one.task, one.one) for one in several_gains(entries, UNTRAINED)}
-    for baseline, other in ((UNTRAINED, "the untrained network"), (PIXELS, "raw pixels")):
+    for baseline, other in ((UNTRAINED, untrained), (PIXELS, "raw pixels")):
         found = several_gains(entries, baseline)
         if baseline == PIXELS:
             found = [one for one in found if (one.task, one.one) not in compared]

@@ -17,7 +17,20 @@ from finetune.predictions import Predictions
 from finetune.records import DataFacts, EncoderFacts
 from finetune.results import FinetuneResult, ProbeResult
 from finetune.structured_results import DenseResult, LabelResult, Several
-from retouch.reporting.runs import FineTuning, Group, Origin, Pretraining, Probing, Studied, Winner
+from retouch.reporting.runs import (
+    DICTIONARY,
+    FineTuning,
+    Group,
+    Origin,
+    Pretraining,
+    Probing,
+    Studied,
+    Winner,
+    learned_by,
+    method_name,
+)
+
+RANDOM_ATOMS = "random atoms"
 
 
 @dataclass(frozen=True)
@@ -196,6 +209,27 @@ class Facts:
         classes = [result for run in self.probes for result in run.report.results]
         return self._titles([*classes, *self._several_results])
 
+    def title_of(self, encoder: EncoderFacts) -> str:
+        """Its short name, which others may have too."""
+        learned = {run.results.encoder_sha256: learned_by(run.card) for run in self.pretraining if run.card is not None}
+        learned |= {sha: found for run in self.probes for sha, found in run.learned.items()}
+        return method_name(encoder.title, learned.get(encoder.sha256))
+
+    @cached_property
+    def dictionaries(self) -> frozenset[str]:
+        """The sha256 of the probed encoders that are dictionaries of patches: their twins have random atoms."""
+        return frozenset(one.result.encoder.sha256 for one in self.probed if one.result.encoder.name == DICTIONARY)
+
+    @property
+    def only_dictionaries(self) -> bool:
+        """Whether all probed encoders are."""
+        return bool(self.probed) and {one.result.encoder.sha256 for one in self.probed} == self.dictionaries
+
+    @property
+    def untrained(self) -> str:
+        """What encoders are compared with: the network before its training, or a dictionary whose atoms are noise."""
+        return RANDOM_ATOMS if self.only_dictionaries else "the untrained network"
+
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(entry.task for entry in self.entries))
@@ -222,9 +256,9 @@ class Facts:
         encoders = {result.encoder.sha256: result.encoder for result in results}
         trained = {run.results.encoder_sha256: run.origin.name for run in self.pretraining}
         ways: list[Callable[[EncoderFacts], str]] = [
-            lambda encoder: encoder.title,
-            lambda encoder: _named(encoder.title, trained.get(encoder.sha256) or _run_of(encoder.path)),
-            lambda encoder: f"{encoder.title} ({encoder.sha256[:8]})",
+            self.title_of,
+            lambda encoder: _named(self.title_of(encoder), trained.get(encoder.sha256) or _run_of(encoder.path)),
+            lambda encoder: f"{self.title_of(encoder)} ({encoder.sha256[:8]})",
         ]
         for way in ways:
             named = {sha: way(encoder) for sha, encoder in encoders.items()}

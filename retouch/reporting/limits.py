@@ -11,7 +11,7 @@ from finetune.records import NONE_LEFT, DataFacts
 from finetune.results import Score
 from retouch.reporting.answer import trained_once
 from retouch.reporting.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
-from retouch.reporting.facts import Facts
+from retouch.reporting.facts import RANDOM_ATOMS, Facts
 from retouch.reporting.falls import falls
 from retouch.reporting.names import in_text
 from retouch.reporting.sentences import NAMED, chance, distinct, half_width, listed, number, uneven
@@ -182,14 +182,22 @@ def _one_draw(facts: Facts) -> list[str]:
 
 
 def _one_twin(facts: Facts) -> list[str]:
-    probed = trained_once(facts) and any("random_init" in entry.result.subjects for entry in facts.entries)
+    twins = {entry.result.encoder.sha256 for entry in facts.entries if UNTRAINED in entry.result.subjects}
+    probed = trained_once(facts) and bool(twins - facts.dictionaries)
     raced = any(one.over_twin for run in facts.studies for one in run.report.contenders)
+    found = []
+    if trained_once(facts) and twins & facts.dictionaries:
+        found.append(
+            "Each gain of a dictionary is over a single draw of random atoms. Other draws can differ from it by more "
+            "than the interval says."
+        )
     if not (probed or raced):
-        return []
+        return found
     return [
+        *found,
         "Each gain is over a single untrained network, the one that training began with. Networks with other random "
         "weights can differ from it by more than the interval says. To compare five with five, pretrain with seeds=5 "
-        "and probe that folder."
+        "and probe that folder.",
     ]
 
 
@@ -206,7 +214,10 @@ def _best_of_many(facts: Facts) -> list[str]:
 
 def _no_baseline(facts: Facts) -> list[str]:
     found = []
-    for baseline, text in ((UNTRAINED, "the same network untrained"), (PIXELS, "raw pixels")):
+    for baseline, text in (
+        (UNTRAINED, RANDOM_ATOMS if facts.only_dictionaries else "the same network untrained"),
+        (PIXELS, "raw pixels"),
+    ):
         # raw pixels are the same for every encoder, so one probe per task is enough
         have = {entry.task for entry in facts.entries if baseline in entry.result.subjects}
         missing = [task for task in facts.tasks if task not in have]

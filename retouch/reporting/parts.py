@@ -17,26 +17,18 @@ from retouch.reporting.charts import OF_LABELS, labels_chart, reliability_chart
 from retouch.reporting.choices import chosen
 from retouch.reporting.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED, excludes_zero, gains, tuned_gains
 from retouch.reporting.confidence import LABELS_RELIABILITY, label_bins, label_sureness
+from retouch.reporting.cost_tables import cost_table, machine_text, origin_table
 from retouch.reporting.errors_part import errors
 from retouch.reporting.facts import Facts
 from retouch.reporting.falls import falls
 from retouch.reporting.labeling import labeling_blocks
-from retouch.reporting.layers import depth_sentences, layer_map, on_few
+from retouch.reporting.layers import chance_sentences, depth_sentences, layer_map, on_few
 from retouch.reporting.limits import limits
 from retouch.reporting.maps import FEW, layer_chart
 from retouch.reporting.pictures import ImageSets
 from retouch.reporting.places_part import places_part
 from retouch.reporting.question import chains
-from retouch.reporting.run_tables import (
-    code_table,
-    cost_table,
-    labeled_tables,
-    machine_text,
-    origin_table,
-    repeats_table,
-    storage_table,
-    unlabeled_tables,
-)
+from retouch.reporting.run_tables import code_table, labeled_tables, repeats_table, storage_table, unlabeled_tables
 from retouch.reporting.runs import Group, Origin
 from retouch.reporting.seeds import seeds_blocks
 from retouch.reporting.sentences import LEGEND, NOT_BOLD, RULE, distinct, labels_rules, listed
@@ -68,6 +60,10 @@ LABEL = (
 BASELINES = (
     "Test accuracy of the same probes where no encoder was trained: on the features of the untrained network, which "
     "has the random weights that training began with, and on raw pixels."
+)
+TWINS = (
+    "A dictionary of patches is no network: it is compared with the same dictionary whose atoms are random numbers "
+    "instead of patches, with the same whitening."
 )
 PROBES_DAMAGED = "The same linear probes on damaged test images, without refitting."
 
@@ -135,6 +131,8 @@ def _results(facts: Facts) -> tuple[Block, ...]:
     blocks: list[Block] = [*probe_tables(facts)]
     if blocks:
         blocks.insert(0, Prose((LEGEND,), small=True, wide=True))
+        if facts.dictionaries:
+            blocks.insert(1, Prose((TWINS,)))
     blocks += _only(finetune_table(facts))
     return (*blocks, Prose((RULE, *_why_not_bold(facts)), small=True)) if blocks else ()
 
@@ -148,7 +146,10 @@ def _why_not_bold(facts: Facts) -> list[str]:
 
 def _baselines(facts: Facts) -> tuple[Block, ...]:
     table = baseline_table(facts)
-    return () if table is None else (Prose((BASELINES,)), table)
+    if table is None:
+        return ()
+    said = (*((BASELINES,) if not facts.only_dictionaries else ()), *((TWINS,) if facts.dictionaries else ()))
+    return (Prose(said), table)
 
 
 def _labels(facts: Facts) -> tuple[Block, ...]:
@@ -202,7 +203,7 @@ def _layers(facts: Facts) -> tuple[Block, ...]:
     few = max((images for _, one in found if (images := on_few(one)) is not None), default=None)
     if few is not None:
         about.append(f"{FEW} fitted on {few:,} images, for a first comparison; all others are fitted on all images.")
-    said, more = depth_sentences(facts), figures[OPEN_MAPS:]
+    said, more = [*depth_sentences(facts), *chance_sentences(facts)], figures[OPEN_MAPS:]
     return (
         Prose(tuple(about), small=True),
         *((Points(tuple(said)),) if said else ()),

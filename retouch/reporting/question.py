@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from common.words import counted
 from retouch.reporting.compare import SCRATCH, tuned_gains
-from retouch.reporting.facts import Facts
+from retouch.reporting.facts import RANDOM_ATOMS, Facts
 from retouch.reporting.names import data_name, names_apart
 from retouch.reporting.runs import FineTuning
 from retouch.reporting.sentences import NAMED, distinct, listed
@@ -18,6 +18,8 @@ def question(facts: Facts) -> str:
     if facts.studies:
         return "Does pretraining help on these images?"
     encoders = facts.encoders
+    if facts.only_dictionaries and len(encoders) <= NAMED:
+        return f"{'Does' if len(encoders) == 1 else 'Do'} {listed(encoders)} beat {RANDOM_ATOMS}?"
     if len(encoders) == 1:
         return f"Does {encoders[0]} beat the same network untrained?"
     if encoders:
@@ -27,7 +29,7 @@ def question(facts: Facts) -> str:
         return "Does fine-tuning beat training from scratch?"
     if facts.finetuning:
         return "How accurate is the trained network?"
-    methods = distinct(run.results.method for run in facts.pretraining)
+    methods = distinct(run.method for run in facts.pretraining)
     return f"What has {methods[0]} learned?" if len(methods) == 1 else "What have these encoders learned?"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +14,35 @@ from finetune.data import LabeledData
 from finetune.embedding import Embedding
 from finetune.multilabel.scores import ReadScores
 from finetune.predictions import Predictions
-from finetune.records import DataFacts
+from finetune.records import DataFacts, EncoderFacts
 from finetune.results import FinetuneResult, ProbeReport, Score
 from finetune.spreads import Over
 from pretrain.results import PretrainResults, PretrainSeeds
 from retouch.reporting.logs import Log
 from retouch.studies.results import Counts, StudyReport, UnderDamage
+
+DICTIONARY = "patch_dictionary"  # the method, and the network
+FOUND_BY = {"kmeans": "kmeans", "random": "random_patches"}  # as in a study
+
+
+def method_name(method: str, learned: str | None) -> str:
+    """What a method is called in a report; a dictionary by how its atoms were found, if that is known."""
+    if method != DICTIONARY:
+        return method
+    return "patch dictionary" if learned is None else FOUND_BY.get(learned, f"{learned} of patches")
+
+
+def learned_by(card: EncoderCard) -> str | None:
+    """How the atoms of a dictionary were found; None for other encoders."""
+    pretext = card.provenance.pretext
+    found = pretext.get("learn") if isinstance(pretext, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def encoders_of(report: ProbeReport) -> list[EncoderFacts]:
+    """The encoder of each result, of all kinds."""
+    several = [one.encoder for results in (report.multilabel, report.dense) for one in results]
+    return [*(one.encoder for one in report.results), *several]
 
 
 class Images(BaseModel):
@@ -105,6 +129,11 @@ class Pretraining:
         return seen / images if images and seen else None
 
     @property
+    def method(self) -> str:
+        """What it learned with, as it is called in a report."""
+        return method_name(self.results.method, None if self.card is None else learned_by(self.card))
+
+    @property
     def mirrored(self) -> bool:
         """Whether the mirror image of each atom is an atom too, which is not drawn."""
         return self.card is not None and bool(self.card.model_args.get("mirror"))
@@ -119,6 +148,7 @@ class Probing:
     predictions: tuple[Predictions, ...]  # one per result; empty if there are none
     embeddings: tuple[Embedding, ...] = ()  # likewise
     label_scores: tuple[ReadScores, ...] = ()  # one per result with several labels per image; empty if there are none
+    learned: Mapping[str, str] = field(default_factory=dict)  # how the atoms of a dictionary were found, by its sha256
 
 
 @dataclass(frozen=True)

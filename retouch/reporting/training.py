@@ -165,7 +165,7 @@ def _panel(run: Pretraining) -> Block | None:
     drawn = None if run.panel is None else read_picture(run.panel)
     if drawn is None:
         return None
-    method = "" if run.results.method == run.origin.name else f"{run.results.method}, "
+    method = "" if run.method == run.origin.name else f"{run.method}, "
     caption = f"{run.origin.name}: {method}some of its training images"
     images = None if run.card is None else panel_images(drawn, run.card.image_size)
     if images is None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from common.runs.made import Made
+from retouch.reporting.cost_tables import REST, cost_table, machine_text
 from retouch.reporting.facts import Facts
 from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
-from retouch.reporting.run_tables import REST, cost_table, machine_text
 from tests.retouch.reporting.reading import Page
 from tests.retouch.reporting.runs import probe_result, write_probe
 from tests.retouch.studies.finished import write_study

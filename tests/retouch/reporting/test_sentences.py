@@ -262,7 +262,7 @@ def tried(*k: int) -> Facts:
 
 def test_terms_are_explained_where_choices_are_shown_and_only_those_that_are_there() -> None:
     said = " ".join(choice_terms(facts_of(probe_result())))
-    for term in ("Layers are", "avg is", "l2 is", "k-NN answers", "End of the grid"):
+    for term in ("Layers are", "avg is", "l2 is", "k-NN answers", "Smallest or largest tried"):
         assert term in said
     assert "prior" not in said
     assert choice_terms(Facts()) == []
