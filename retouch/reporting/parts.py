@@ -61,6 +61,10 @@ BASELINES = (
     "Test accuracy of the same probes where no encoder was trained: on the features of the untrained network, which "
     "has the random weights that training began with, and on raw pixels."
 )
+OF_ATOMS = (
+    "Test accuracy of the same probes where nothing was learned: on the features of the same dictionary with random "
+    "atoms, and on raw pixels."
+)
 TWINS = (
     "A dictionary of patches is no network: it is compared with the same dictionary whose atoms are random numbers "
     "instead of patches, with the same whitening."
@@ -130,7 +134,8 @@ def _choices(facts: Facts) -> tuple[Block, ...]:
 def _results(facts: Facts) -> tuple[Block, ...]:
     blocks: list[Block] = [*probe_tables(facts)]
     if blocks:
-        blocks.insert(0, Prose((LEGEND,), small=True, wide=True))
+        twin = "the same dictionary with random atoms" if facts.only_dictionaries else "its untrained network"
+        blocks.insert(0, Prose((LEGEND.format(twin),), small=True, wide=True))
         if facts.dictionaries:
             blocks.insert(1, Prose((TWINS,)))
     blocks += _only(finetune_table(facts))
@@ -148,8 +153,7 @@ def _baselines(facts: Facts) -> tuple[Block, ...]:
     table = baseline_table(facts)
     if table is None:
         return ()
-    said = (*((BASELINES,) if not facts.only_dictionaries else ()), *((TWINS,) if facts.dictionaries else ()))
-    return (Prose(said), table)
+    return (Prose((OF_ATOMS if facts.only_dictionaries else BASELINES,)), table)
 
 
 def _labels(facts: Facts) -> tuple[Block, ...]:

@@ -14,8 +14,8 @@ from finetune.worth import LabelEfficiency
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are listed by name
 LEGEND = (
-    "In the charts, the dot is the encoder's linear probe with its 95% interval, the ring is that of its untrained "
-    "network, and the tick is the accuracy of always answering the most frequent class."
+    "In the charts, the dot is the encoder's linear probe with its 95% interval, the ring is that of {}, and "
+    "the tick is the accuracy of always answering the most frequent class."
 )
 RULE = (
     "Brackets: 95% intervals. Bold: the difference is shown, which means that its interval excludes zero and that "

@@ -130,7 +130,10 @@ def test_differences_that_several_comparisons_explain_are_not_shown(one: Member,
 
     def result(pretext: str, p_value: float) -> Any:
         found = one.result(pretext=pretext)
-        against = {name: LabelComparison(difference=0.1, ci95=(0.01, 0.19), p_value=p_value) for name in ("random_init", "pixels")}
+        against = {
+            name: LabelComparison(difference=0.1, ci95=(0.01, 0.19), p_value=p_value)
+            for name in ("random_init", "pixels")
+        }
         encoder = found.subjects["encoder"].model_copy(update={"compared": against})
         return found.model_copy(update={"subjects": {**found.subjects, "encoder": encoder}})
 
