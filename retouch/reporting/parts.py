@@ -62,12 +62,12 @@ BASELINES = (
     "has the random weights that training began with, and on raw pixels."
 )
 OF_ATOMS = (
-    "Test accuracy of the same probes where nothing was learned: on the features of the same dictionary with random "
-    "atoms, and on raw pixels."
+    "Test accuracy of the same probes, for comparison: on the features of the same dictionary with random atoms, and "
+    "on raw pixels."
 )
 TWINS = (
-    "A dictionary of patches is no network: it is compared with the same dictionary whose atoms are random numbers "
-    "instead of patches, with the same whitening."
+    "A dictionary of patches is no network: it is compared with the same dictionary whose atoms are random numbers, "
+    "with the same whitening."
 )
 PROBES_DAMAGED = "The same linear probes on damaged test images, without refitting."
 
