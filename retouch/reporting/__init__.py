@@ -1,14 +1,16 @@
 """One page with the findings of some runs: ``retouch report RUN... -o report.html``.
 
-facts.py      the facts in run folders, as frozen types
+reading.py    run folders as facts: runs.py has the types of one run, facts.py what all runs of a report say together
 compare.py    which differences are shown, with Holm's correction
 sentences.py  facts in plain English
-answer.py     the question and the verdict; names.py: short names of data
+question.py   the question; answer.py: the answer; names.py: short names of data
+trained.py    networks trained on labels, compared across runs
 limits.py     what the results do not show
-tables.py     facts as tables: results and choices; run_tables.py: data, codes, cost, origins
+tables.py     facts as tables: results and choices; run_tables.py: data, codes; cost_tables.py
 confidence.py how well calibrated the classifiers are
 layers.py     what the search shows about layers and poolings
 places.py     test images in an encoder's feature space; places_part.py: the part of the page about it
+atoms_part.py the part about atoms of dictionaries
 charts.py     facts as SVG
 pictures.py   images as data URIs
 blocks.py     the blocks of which parts of the page consist

@@ -1,4 +1,4 @@
-"""The question and its answer, in plain English: pure functions of facts."""
+"""The answer to the question of a report, in plain English: pure functions of facts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from common.files import as_utf8
-from common.words import counted
+from common.words import counted, first_upper
 from finetune.results import Comparison
 from finetune.spreads import MEASURES
 from finetune.structured_results import Several
 from retouch.reporting.compare import (
+    FROZEN,
     PIXELS,
     SCRATCH,
     UNTRAINED,
@@ -25,7 +26,9 @@ from retouch.reporting.compare import (
     tuned_gains,
 )
 from retouch.reporting.facts import Entry, Facts, SeveralEntry
-from retouch.reporting.names import data_name, in_text
+from retouch.reporting.names import in_text
+from retouch.reporting.question import data_of, tuned_task
+from retouch.reporting.runs import Studied
 from retouch.reporting.sentences import (
     NAMED,
     ahead,
@@ -39,67 +42,9 @@ from retouch.reporting.sentences import (
     signed,
     test_images,
 )
+from retouch.reporting.trained import crossed_sentences, not_crossed
 
 ANSWER = 2  # sentences of an answer
-
-
-# ---- the question
-
-
-def question(facts: Facts) -> str:
-    """What the runs should find out."""
-    if facts.studies:
-        return "Does pretraining help on these images?"
-    encoders = facts.encoders
-    if len(encoders) == 1:
-        return f"Does {encoders[0]} beat the same network untrained?"
-    if encoders:
-        who = listed(encoders) if len(encoders) <= NAMED else f"these {len(encoders)} encoders"
-        return f"Do {who} beat the same networks untrained?"
-    if tuned_gains(facts, SCRATCH):
-        return "Does fine-tuning beat training from scratch?"
-    if facts.finetuning:
-        return "How accurate is the trained network?"
-    methods = distinct(run.results.method for run in facts.pretraining)
-    return f"What has {methods[0]} learned?" if len(methods) == 1 else "What have these encoders learned?"
-
-
-def question_on(facts: Facts) -> str:
-    """The question with the names of the data, unless there are many: ``Does pretraining help on cifar10?``"""
-    asked, names = question(facts), distinct(map(data_name, facts.labeled_sources or facts.unlabeled_sources))
-    if not 0 < len(names) <= NAMED:
-        return asked
-    who = asked.removesuffix("?").removesuffix(" on these images")
-    comma = "," if who.endswith("untrained") else ""  # the comparison is on these data, not the training
-    return f"{who}{comma} on {listed(names)}?"
-
-
-def about(facts: Facts) -> str:
-    """A line about the runs in the report."""
-    kinds = (
-        ("study", facts.studies),
-        ("pretraining run", facts.pretraining),
-        ("probe", facts.probes),
-        ("fine-tuning run", facts.finetuning),
-    )
-    runs = [counted(len(found), kind, "studies" if kind == "study" else "") for kind, found in kinds if found]
-    started = sorted(origin.log.started[:10] for origin in facts.origins if origin.log.started)
-    days = f", {' to '.join(distinct([started[0], started[-1]]))}" if started else ""
-    probe = " A probe is a classifier on the features of the frozen encoder." if facts.probes else ""
-    measured = facts.probes or facts.finetuning or facts.studies
-    brackets = " Points are percentage points; 95% intervals are in brackets." if measured else ""
-    return f"{listed(runs)}{days}: {listed([origin.name for origin in facts.origins])}.{probe}{brackets}"
-
-
-def chains(facts: Facts) -> list[str]:
-    """For each encoder that started from another one, all its trainings."""
-    cards = [(run.origin.name, run.card) for run in facts.pretraining if run.card is not None]
-    return [
-        f"{name} started from an encoder: {card.provenance.story}." for name, card in cards if card.provenance.before
-    ]
-
-
-# ---- the verdict
 
 
 class Verdict(NamedTuple):
@@ -119,7 +64,9 @@ def verdict(facts: Facts) -> Verdict:
     measured = tuple(_measured_verdict(facts))
     if facts.studies:
         said = _study_verdicts(facts)
-        return said._replace(more=(*said.more, *(f"Other runs: {one}" for one in measured)))
+        where = data_of(facts, facts.measured_sources)
+        others = f"Other runs{where and f', on {where}'}"
+        return said._replace(more=(*said.more, *(f"{others}: {one}" for one in measured)))
     if measured:
         return Verdict(measured[:ANSWER], measured[ANSWER:])
     command = f"retouch probe linear encoder={as_utf8(str(facts.pretraining[0].origin.folder))}"
@@ -132,27 +79,49 @@ def verdict(facts: Facts) -> Verdict:
 
 
 def _study_verdicts(facts: Facts) -> Verdict:
-    """The verdicts of the studies, each of which is named if there are several."""
-    if len(facts.studies) == 1:
-        [said] = [run.report.verdict for run in facts.studies]
-        return Verdict(said[:ANSWER], said[ANSWER:])
-    named = [[f"{run.origin.name}: {one}" for one in run.report.verdict] for run in facts.studies]
-    return Verdict(tuple(first for first, *_ in named), tuple(one for _, *rest in named for one in rest))
+    """The verdicts of the studies: of each its name if there are several, and its data if not all are the same."""
+    said = [[f"{_of_study(facts, run)}{one}" for one in run.report.verdict] for run in facts.studies]
+    if len(said) == 1:
+        return Verdict(tuple(said[0][:ANSWER]), tuple(said[0][ANSWER:]))
+    return Verdict(tuple(first for first, *_ in said), tuple(one for _, *rest in said for one in rest))
+
+
+def _of_study(facts: Facts, run: Studied) -> str:
+    """What a sentence of a study begins with: ``study-1, on cifar10: ``; nothing if it is alone or on the same data."""
+    if len(facts.studies) == 1 and not facts.measured_sources:
+        return ""
+    where = data_of(facts, (data.train for data in run.report.data.values()))
+    parts = [run.origin.name if len(facts.studies) > 1 else "", where and f"on {where}"]
+    named = ", ".join(filter(None, parts))
+    return f"{first_upper(named) if len(facts.studies) == 1 else named}: " if named else ""
 
 
 def _measured_verdict(facts: Facts) -> list[str]:
     """What probes and fine-tuning say; empty if there are none."""
+    across, apart = crossed_sentences(facts), not_crossed(facts)
+    level = [_tuned_level(facts)] if facts.finetuning else []
     if facts.entries:
         over_seeds = map(rival_sentence, group_rivals(facts))
-        found = [text for text in (_between(facts), *over_seeds, _tuned(facts)) if text]
+        found = [text for text in (_between(facts), *over_seeds, _tuned(facts), *across) if text]
         second, *more = found or [_level(facts)]
-        return [_over_untrained(facts), *several_verdict(facts), second, _measured(facts), *more]
+        return [_over_untrained(facts), *several_verdict(facts), second, _measured(facts), *more, *apart, *level]
+    own = [text for text in (_tuned(facts), *across) if text]
     if facts.several:
-        return [*several_verdict(facts), *several_level(facts), _measured(facts)]
+        return [*several_verdict(facts), *several_level(facts), _measured(facts), *own, *apart, *level]
     if facts.finetuning:
-        return [_tuned(facts) or "Not compared: neither training from scratch nor a linear probe was run.",
-                _tuned_level(facts)]  # fmt: skip
+        first, *more = own or [_not_tuned(facts)]
+        return [first, *level, *more, *apart]
     return []
+
+
+def _not_tuned(facts: Facts) -> str:
+    """Why no trained network is compared with anything."""
+    started = [run.result.start == "scratch" for run in facts.finetuning]
+    if all(started):
+        return "Not compared: training from scratch was run alone."
+    if any(started):
+        return "Not compared: fine-tuning and training from scratch were not tested in the same way."
+    return "Not compared: neither training from scratch nor a linear probe was run."
 
 
 def _over_untrained(facts: Facts) -> str:
@@ -166,7 +135,7 @@ def _over_untrained(facts: Facts) -> str:
 
     single = gains(facts, UNTRAINED, entries=[entry for entry in facts.entries if not covered(entry)])
     found = together([*over_seeds, *single])
-    return answered(found, "the untrained network") if found else _not_compared(facts)
+    return answered(found, facts.untrained) if found else _not_compared(facts)
 
 
 def answered(found: Sequence[Contrast], other: str, measure: str = "") -> str:
@@ -240,7 +209,7 @@ def _measured(facts: Facts) -> str:
 
 def trained_once(facts: Facts) -> bool:
     """Whether no two of the probed encoders differ only in their seed."""
-    titles = {one.result.encoder.sha256: one.result.encoder.title for one in facts.probed}
+    titles = {one.result.encoder.sha256: facts.title_of(one.result.encoder) for one in facts.probed}
     return bool(titles) and len(set(titles.values())) == len(titles)
 
 
@@ -295,16 +264,18 @@ def _level(facts: Facts) -> str:
 
 
 def _tuned(facts: Facts) -> str:
-    found = tuned_gains(facts, SCRATCH)
+    tasks = {run.origin.name: tuned_task(facts, run) for run in facts.finetuning}
+    found = [one._replace(task=tasks[one.one]) for one in tuned_gains(facts, SCRATCH)]
     if found:
         return answered(found, "training from scratch")
-    found = tuned_gains(facts, "linear_probe")
+    found = [one._replace(task=tasks[one.one]) for one in tuned_gains(facts, FROZEN)]
     return answered(found, "the linear probe of the frozen encoder") if found else ""
 
 
 def _tuned_level(facts: Facts) -> str:
     shown = [
-        f"{number(run.result.tuned.test.accuracy)}% {interval(*run.result.tuned.test.ci95)} on {run.result.task}"
+        f"{number(run.result.tuned.test.accuracy)}% {interval(*run.result.tuned.test.ci95)} on {tuned_task(facts, run)}"
+        f"{f' ({run.origin.name})' if len(facts.finetuning) > 1 else ''}"
         for run in facts.finetuning[:NAMED]
     ]
     return f"The trained network's accuracy is {listed(shown)}."
@@ -317,14 +288,17 @@ def several_verdict(facts: Facts) -> list[str]:
     """The comparison with the untrained network, or with raw pixels if the untrained network was not measured."""
     kinds: tuple[Sequence[SeveralEntry[Several]], ...] = (facts.label_entries, facts.dense_entries)
     return [
-        line for entries in kinds if entries for line in _paired_verdict(entries, MEASURES[entries[0].result.measure])
+        line
+        for entries in kinds
+        if entries
+        for line in _paired_verdict(entries, MEASURES[entries[0].result.measure], facts.untrained)
     ]
 
 
-def _paired_verdict(entries: Sequence[SeveralEntry[Several]], measure: str) -> list[str]:
+def _paired_verdict(entries: Sequence[SeveralEntry[Several]], measure: str, untrained: str) -> list[str]:
     said = []
     compared = {(one.task, one.one) for one in several_gains(entries, UNTRAINED)}
-    for baseline, other in ((UNTRAINED, "the untrained network"), (PIXELS, "raw pixels")):
+    for baseline, other in ((UNTRAINED, untrained), (PIXELS, "raw pixels")):
         found = several_gains(entries, baseline)
         if baseline == PIXELS:
             found = [one for one in found if (one.task, one.one) not in compared]

@@ -12,11 +12,12 @@ from common.encoders.readme import MARK, front_matter, loading, plain
 from common.errors import UserError, check_all
 from common.files import in_full, write_text
 from finetune.table import markdown
-from retouch.reporting.answer import about, question_on, verdict
+from retouch.reporting.answer import verdict
 from retouch.reporting.blocks import Block, Cell, Column, Commands, Points, Prose, Table
 from retouch.reporting.facts import Facts
 from retouch.reporting.page import check_out
 from retouch.reporting.parts import card_parts
+from retouch.reporting.question import about, question_on
 from retouch.reporting.reading import read_facts
 from retouch.reporting.sentences import distinct
 

@@ -13,7 +13,7 @@ from finetune.metrics import Bin
 from finetune.results import Score
 from finetune.worth import LabelEfficiency, LabelPoint
 from retouch.reporting import svg
-from retouch.reporting.facts import Curve
+from retouch.reporting.runs import Curve
 
 # in pixels
 WIDTH, LEFT, RIGHT = 340, 46, 10  # of a chart of curves, and its margins

@@ -39,10 +39,15 @@ class Contrast(NamedTuple):
     @property
     def shown(self) -> Literal["better", "worse", "open"]:
         """What is shown about ``one``; ``open`` if no difference is shown."""
-        low, high = self.found.ci95
-        if self.adjusted_p >= LEVEL or low <= 0 <= high:
+        if self.adjusted_p >= LEVEL or not excludes_zero(self.found):
             return "open"
-        return "better" if low > 0 else "worse"
+        return "better" if self.found.ci95[0] > 0 else "worse"
+
+
+def excludes_zero(found: Comparison | LabelComparison | SeedComparison) -> bool:
+    """Whether the 95% interval of a single difference is above zero, or below it."""
+    low, high = found.ci95
+    return not low <= 0 <= high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -69,19 +74,19 @@ def gains(facts: Facts, baseline: str, probe: str = "linear", entries: Sequence[
                 comparison = _over_pixels(facts, entry, probe)
             if comparison is not None:
                 found.append((entry.task, entry.encoder, baseline, comparison))
-    return _contrasts(found)
+    return contrasts(found)
 
 
 def _over_pixels(facts: Facts, entry: Entry, probe: str) -> Comparison | None:
     """Raw pixels are the same for every encoder, so any run's probe of them on the same images will do."""
     mine, theirs = f"encoder.{probe}", f"{PIXELS}.{probe}"
-    others = (_paired(entry, mine, other, theirs) for other in facts.of_task(entry.task))
+    others = (paired(entry.predictions, mine, other.predictions, theirs) for other in facts.of_task(entry.task))
     return next((comparison for comparison in others if comparison is not None), None)
 
 
 def tuned_gains(facts: Facts, baseline: str) -> list[Contrast]:
     """Every fine-tuned network against a baseline (``from_scratch`` or ``linear_probe``), where they were compared."""
-    return _contrasts(
+    return contrasts(
         [
             (run.result.task, run.origin.name, baseline, run.result.tuned.compared[baseline])
             for run in facts.finetuning
@@ -103,9 +108,11 @@ def rivals(facts: Facts) -> list[Contrast]:
         ranked = sorted(single, key=lambda entry: entry.result.linear.test.accuracy, reverse=True)
         best = ranked[0]
         second = next((one for one in ranked if one.result.encoder.sha256 != best.result.encoder.sha256), None)
-        if second is not None and (comparison := _paired(best, LINEAR, second, LINEAR)) is not None:
+        if second is None:
+            continue
+        if (comparison := paired(best.predictions, LINEAR, second.predictions, LINEAR)) is not None:
             found.append((task, best.encoder, second.encoder, comparison))
-    return _contrasts(found)
+    return contrasts(found)
 
 
 def together(found: Sequence[Contrast]) -> list[Contrast]:
@@ -205,15 +212,15 @@ def _same_images(found: Sequence[Predictions]) -> bool:
     )
 
 
-def _paired(one: Entry, answers: str, other: Entry, others: str) -> Comparison | None:
+def paired(mine: Predictions | None, answers: str, theirs: Predictions | None, others: str) -> Comparison | None:
     """Compare two classifiers on the same test images; ``None`` if the images differ or predictions are missing."""
-    mine, theirs = one.predictions, other.predictions
     if mine is None or theirs is None or answers not in mine.answers or others not in theirs.answers:
         return None
     same = _same_images([mine, theirs])
     return compare(mine.answers[answers], theirs.answers[others], mine.labels) if same else None
 
 
-def _contrasts(found: Sequence[tuple[str, str, str, Comparison]]) -> list[Contrast]:
+def contrasts(found: Sequence[tuple[str, str, str, Comparison]]) -> list[Contrast]:
+    """Comparisons, given as (task, one, other, found), corrected together."""
     adjusted = holm([comparison.p_value for *_, comparison in found])
     return [Contrast(*one, p) for one, p in zip(found, adjusted, strict=True)]

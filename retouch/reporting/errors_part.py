@@ -15,9 +15,10 @@ from finetune.results import Score
 from retouch.reporting.blocks import Block, Confusion, Figure, Figures, Prose, Thumbnails
 from retouch.reporting.charts import reliability_chart
 from retouch.reporting.confidence import RELIABILITY, sureness
-from retouch.reporting.facts import Facts, Origin
+from retouch.reporting.facts import Facts
 from retouch.reporting.maps import LEAST, MOST_CLASSES, NUMBERED, confusion_chart
 from retouch.reporting.pictures import Confused, ImageSet, ImageSets, confused_rows, most_confused
+from retouch.reporting.runs import Origin
 from retouch.reporting.sentences import number
 
 SHADED = "darker cells are larger shares of the row"

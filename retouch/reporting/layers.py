@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from finetune.metrics import wilson_interval
 from finetune.probes.search import clearly_worse
-from finetune.records import SpaceScore
+from finetune.records import ProbeChoice, SpaceScore
 from retouch.reporting.facts import Entry, Facts
-from retouch.reporting.sentences import distinct, layer_text, number
+from retouch.reporting.sentences import chance, distinct, layer_text, number
 
 
 class LayerMap(NamedTuple):
@@ -70,7 +71,39 @@ def _depth(entry: Entry) -> str:
     if together:
         top = max(together, key=lambda one: one.val_accuracy)
         said += f"; layers {layer_text(top.layer)} together reach {number(top.val_accuracy)}%"
-    return f"{who}: {said}."
+    return f"{who}: {said}{_chosen(outcome.choice)}."
+
+
+def _chosen(choice: ProbeChoice) -> str:
+    """What was chosen in the end, and why that need not be the best."""
+    fitted = [one for one in choice.spaces if one.fitted_on is None]
+    mine = next((one for one in fitted if (one.layer, one.pooling) == (choice.layer, choice.pooling)), None)
+    if mine is None:
+        return ""
+    which = f"layer{'' if mine.layer.isdecimal() else 's'} {layer_text(mine.layer)} ({mine.pooling})"
+    best = max(one.val_accuracy for one in fitted)
+    if mine.val_accuracy == best:
+        return f"; chosen: {which}, the best of all with {number(best)}%"
+    return (
+        f"; chosen: {which} with {number(mine.val_accuracy)}%, preferred, as that is within one "
+        f"standard error of the best, {number(best)}%"
+    )
+
+
+def chance_sentences(facts: Facts) -> list[str]:
+    """Where no layer and pooling is clearly better than a guess."""
+    found = []
+    for entry in facts.entries:
+        outcome = entry.result.linear
+        if layer_map(entry) is None:
+            continue
+        best, guess = max(one.val_accuracy for one in outcome.choice.spaces), chance(outcome.test)
+        if wilson_interval(round(best * outcome.n_val), outcome.n_val)[0] <= guess:
+            found.append(
+                f"{entry.encoder} on {entry.task}: none is clearly better than always answering the most frequent "
+                f"class, which is right for {number(guess)}% of the test images, so their order means little."
+            )
+    return found
 
 
 def _one_round(spaces: Sequence[SpaceScore]) -> Sequence[SpaceScore]:

@@ -11,11 +11,12 @@ from finetune.records import NONE_LEFT, DataFacts
 from finetune.results import Score
 from retouch.reporting.answer import trained_once
 from retouch.reporting.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED
-from retouch.reporting.facts import Facts
+from retouch.reporting.facts import RANDOM_ATOMS, Facts
 from retouch.reporting.falls import falls
 from retouch.reporting.names import in_text
 from retouch.reporting.sentences import NAMED, chance, distinct, half_width, listed, number, uneven
 from retouch.reporting.several import several_limits
+from retouch.reporting.trained import crossed
 from retouch.reporting.training import wrong
 
 FEW_TO_CHOOSE = 200  # images: an accuracy on fewer is known to within seven points at best
@@ -181,14 +182,22 @@ def _one_draw(facts: Facts) -> list[str]:
 
 
 def _one_twin(facts: Facts) -> list[str]:
-    probed = trained_once(facts) and any("random_init" in entry.result.subjects for entry in facts.entries)
+    twins = {entry.result.encoder.sha256 for entry in facts.entries if UNTRAINED in entry.result.subjects}
+    probed = trained_once(facts) and bool(twins - facts.dictionaries)
     raced = any(one.over_twin for run in facts.studies for one in run.report.contenders)
+    found = []
+    if trained_once(facts) and twins & facts.dictionaries:
+        found.append(
+            "Each gain of a dictionary is over a single draw of random atoms. Other draws can differ from it by more "
+            "than the interval says."
+        )
     if not (probed or raced):
-        return []
+        return found
     return [
+        *found,
         "Each gain is over a single untrained network, the one that training began with. Networks with other random "
         "weights can differ from it by more than the interval says. To compare five with five, pretrain with seeds=5 "
-        "and probe that folder."
+        "and probe that folder.",
     ]
 
 
@@ -205,14 +214,19 @@ def _best_of_many(facts: Facts) -> list[str]:
 
 def _no_baseline(facts: Facts) -> list[str]:
     found = []
-    for baseline, text in ((UNTRAINED, "the same network untrained"), (PIXELS, "raw pixels")):
+    for baseline, text in (
+        (UNTRAINED, RANDOM_ATOMS if facts.only_dictionaries else "the same network untrained"),
+        (PIXELS, "raw pixels"),
+    ):
         # raw pixels are the same for every encoder, so one probe per task is enough
         have = {entry.task for entry in facts.entries if baseline in entry.result.subjects}
         missing = [task for task in facts.tasks if task not in have]
         if missing:
             found.append(f"No comparison with {text} on {listed(missing)}.")
+    across = {(one.run, one.kind) for one in crossed(facts)}
     for run in facts.finetuning:
-        lacking = [text for name, text in TUNED_OVER.items() if name not in run.result.tuned.compared]
+        have = {*run.result.tuned.compared, *(kind for name, kind in across if name == run.origin.name)}
+        lacking = [text for name, text in TUNED_OVER.items() if name not in have]
         if lacking and run.result.start != "scratch":
             found.append(f"{run.origin.name} was not compared with {listed(lacking, 'or')}.")
     return found

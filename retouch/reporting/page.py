@@ -13,11 +13,12 @@ from markupsafe import Markup, escape
 from common.errors import UserError, check_all
 from common.files import ELSEWHERE, in_full, is_address, is_marked, write_text
 from common.machine.versions import signature
-from retouch.reporting.answer import about, question_on, verdict
+from retouch.reporting.answer import verdict
 from retouch.reporting.blocks import Frame
 from retouch.reporting.facts import Facts
 from retouch.reporting.labeling import labeling_frame
 from retouch.reporting.parts import page_parts
+from retouch.reporting.question import about, question_on
 from retouch.reporting.reading import read_facts
 from retouch.reporting.training import introduced
 

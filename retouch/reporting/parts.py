@@ -4,44 +4,37 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import chain
 
 from common.files import as_utf8
 from common.words import counted
 from finetune.calibration import UNFITTED
 from finetune.table import worth_lines
-from pretrain.report.atoms import tiles_alone
-from pretrain.report.dictionary import EXCITED
 from pretrain.sample import SAMPLE_IMAGES
-from retouch.reporting.answer import chains
-from retouch.reporting.blocks import Block, Commands, Figure, Figures, Frame, Panel, Panels, Part, Points, Prose, Table
+from retouch.reporting.atoms_part import atoms_part
+from retouch.reporting.blocks import Block, Commands, Figure, Figures, Frame, Part, Points, Prose, Table
 from retouch.reporting.charts import OF_LABELS, labels_chart, reliability_chart
 from retouch.reporting.choices import chosen
+from retouch.reporting.compare import FROZEN, PIXELS, SCRATCH, UNTRAINED, excludes_zero, gains, tuned_gains
 from retouch.reporting.confidence import LABELS_RELIABILITY, label_bins, label_sureness
+from retouch.reporting.cost_tables import cost_table, machine_text, origin_table
 from retouch.reporting.errors_part import errors
-from retouch.reporting.facts import Facts, Group, Origin, Pretraining
+from retouch.reporting.facts import Facts
 from retouch.reporting.falls import falls
 from retouch.reporting.labeling import labeling_blocks
-from retouch.reporting.layers import depth_sentences, layer_map, on_few
+from retouch.reporting.layers import chance_sentences, depth_sentences, layer_map, on_few
 from retouch.reporting.limits import limits
 from retouch.reporting.maps import FEW, layer_chart
-from retouch.reporting.pictures import ImageSets, picture, read_picture
+from retouch.reporting.pictures import ImageSets
 from retouch.reporting.places_part import places_part
-from retouch.reporting.run_tables import (
-    code_table,
-    cost_table,
-    labeled_tables,
-    machine_text,
-    origin_table,
-    repeats_table,
-    storage_table,
-    unlabeled_tables,
-)
+from retouch.reporting.question import chains
+from retouch.reporting.run_tables import code_table, labeled_tables, repeats_table, storage_table, unlabeled_tables
+from retouch.reporting.runs import Group, Origin
 from retouch.reporting.seeds import seeds_blocks
-from retouch.reporting.sentences import LEGEND, RULE, distinct, labels_rules, listed
+from retouch.reporting.sentences import LEGEND, NOT_BOLD, RULE, distinct, labels_rules, listed
 from retouch.reporting.several import several_blocks
 from retouch.reporting.study import raced, study_blocks, study_tables
-from retouch.reporting.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables
+from retouch.reporting.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables, probes
 from retouch.reporting.training import remarks, restored_blocks, training_blocks
 from retouch.studies.results import CONTESTANTS
 
@@ -60,12 +53,6 @@ ERROR = (
     "Error: the relative error of undamaged images that are restored from their codes alone; 0 is exact, and 1 is no "
     "better than the mean image. It is empty if the code alone does not give an image."
 )
-
-ATOMS = (
-    "Each square is one atom, a pattern of which images are composed. Zero is gray, and the contrast of each is as "
-    "high as possible: its shape counts, not its strength."
-)
-ONCE = "Of an atom and its left-right mirror image, which is an atom too, only one is drawn: half of them all."
 LABEL = (
     "Name two classes and click images, in the grid or on the map: a classifier learns from each click, guesses the "
     "rest, and shows the most uncertain ones. Save gives labels.csv, which probe, finetune and study read."
@@ -73,6 +60,14 @@ LABEL = (
 BASELINES = (
     "Test accuracy of the same probes where no encoder was trained: on the features of the untrained network, which "
     "has the random weights that training began with, and on raw pixels."
+)
+OF_ATOMS = (
+    "Test accuracy of the same probes, for comparison: on the features of the same dictionary with random atoms, and "
+    "on raw pixels."
+)
+TWINS = (
+    "A dictionary of patches is no network: it is compared with the same dictionary whose atoms are random numbers, "
+    "with the same whitening."
 )
 PROBES_DAMAGED = "The same linear probes on damaged test images, without refitting."
 
@@ -97,7 +92,7 @@ def page_parts(facts: Facts, label: Frame | None = None) -> list[Part]:
         Part("errors", "Errors", errors(facts, sets)),
         Part("training", "Training", training_blocks(facts)),
         Part("restored", "Original, damaged, restored", restored_blocks(facts)),
-        Part("atoms", "Atoms", _atoms(facts)),
+        Part("atoms", "Atoms", atoms_part(facts)),
         Part("places", "Map and neighbors", places_part(facts, sets)),
         Part("label", "Label images", () if label is None else (Prose((LABEL,)), label)),
         Part("data", "Data", (*_data(facts), *(() if label is not None else labeling_blocks(facts)))),
@@ -139,14 +134,26 @@ def _choices(facts: Facts) -> tuple[Block, ...]:
 def _results(facts: Facts) -> tuple[Block, ...]:
     blocks: list[Block] = [*probe_tables(facts)]
     if blocks:
-        blocks.insert(0, Prose((LEGEND,), small=True, wide=True))
+        twin = "the same dictionary with random atoms" if facts.only_dictionaries else "its untrained network"
+        blocks.insert(0, Prose((LEGEND.format(twin),), small=True, wide=True))
+        if facts.dictionaries:
+            blocks.insert(1, Prose((TWINS,)))
     blocks += _only(finetune_table(facts))
-    return (*blocks, Prose((RULE,), small=True)) if blocks else ()
+    return (*blocks, Prose((RULE, *_why_not_bold(facts)), small=True)) if blocks else ()
+
+
+def _why_not_bold(facts: Facts) -> list[str]:
+    """Why some differences are not shown although their intervals exclude zero, if there are such."""
+    found = [gains(facts, baseline, probe) for probe in probes(facts) for baseline in (UNTRAINED, PIXELS)]
+    found += [tuned_gains(facts, baseline) for baseline in (SCRATCH, FROZEN)]
+    return [NOT_BOLD] if any(one.shown == "open" and excludes_zero(one.found) for one in chain(*found)) else []
 
 
 def _baselines(facts: Facts) -> tuple[Block, ...]:
     table = baseline_table(facts)
-    return () if table is None else (Prose((BASELINES,)), table)
+    if table is None:
+        return ()
+    return (Prose((OF_ATOMS if facts.only_dictionaries else BASELINES,)), table)
 
 
 def _labels(facts: Facts) -> tuple[Block, ...]:
@@ -200,44 +207,13 @@ def _layers(facts: Facts) -> tuple[Block, ...]:
     few = max((images for _, one in found if (images := on_few(one)) is not None), default=None)
     if few is not None:
         about.append(f"{FEW} fitted on {few:,} images, for a first comparison; all others are fitted on all images.")
-    said, more = depth_sentences(facts), figures[OPEN_MAPS:]
+    said, more = [*depth_sentences(facts), *chance_sentences(facts)], figures[OPEN_MAPS:]
     return (
         Prose(tuple(about), small=True),
         *((Points(tuple(said)),) if said else ()),
         Figures(tuple(figures[:OPEN_MAPS])),
         *((Figures(tuple(more), folded=counted(len(more), "more map")),) if more else ()),
     )
-
-
-# ---- pictures
-
-
-def _atoms(facts: Facts) -> tuple[Block, ...]:
-    """The pictures of each run, folded: they are tall."""
-    found: list[Block] = []
-    for run in facts.pretraining:
-        panels = [panel for path in run.atoms if (panel := _of_atoms(run, path)) is not None]
-        if panels:
-            many = "atoms" if run.results.atoms is None else counted(run.results.atoms, "atom")
-            found.append(Panels(tuple(panels), folded=f"{run.origin.name}: {many}"))
-    mirrored = (ONCE,) if any(run.mirrored for run in facts.pretraining if run.atoms) else ()
-    return (Prose((ATOMS, *mirrored)), *found) if found else ()
-
-
-def _of_atoms(run: Pretraining, path: Path) -> Panel | None:
-    """One picture of a run's atoms; None if it cannot be read."""
-    drawn = read_picture(path)
-    if drawn is None:
-        return None
-    atoms, exciting = run.results.atoms, path.stem == "exciting"
-    distinct_ones = 0 if atoms is None else atoms // 2 if run.mirrored else atoms
-    shown = min(distinct_ones, EXCITED) if exciting else distinct_ones
-    alone = tiles_alone(drawn, shown, exciting=exciting) if shown else None
-    which = f"the {shown:,} most used" if exciting else f"{shown:,} of {atoms:,}" if run.mirrored else f"all {shown:,}"
-    struck = ", the unused ones last and struck through" if run.results.unused_atoms else ""
-    each = "each with the patches that excite it most" if exciting else f"most used first{struck}"
-    caption = f"{run.origin.name}: {which if shown else 'atoms'}, {each}"
-    return Panel(picture(drawn if alone is None else alone, caption), caption)
 
 
 # ---- data, damage, code

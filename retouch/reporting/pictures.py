@@ -23,7 +23,7 @@ from finetune.data import LabeledData, open_sources
 from finetune.predictions import Predictions
 from finetune.records import DataFacts
 from finetune.results import Score
-from retouch.reporting.facts import Origin
+from retouch.reporting.runs import Origin
 
 log = logging.getLogger("retouch")
 

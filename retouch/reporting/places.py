@@ -17,9 +17,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from common.words import counted, headed
-from retouch.reporting.facts import Entry, Winner
+from finetune.metrics import wilson_interval
+from retouch.reporting.facts import Entry
+from retouch.reporting.runs import Winner
 from retouch.reporting.sentences import number
 
+NO_BETTER = " That is not clearly more than by chance: the map and the neighbors do not show these classes."
 MOST_POINTS = 1000  # on the map: t-SNE takes about five seconds for them
 FEWEST = 20  # images: with fewer, there are no map and no neighbors
 DRAWN, NEAR = 10, 8  # images, and neighbors of each
@@ -89,6 +92,11 @@ class Agreement(NamedTuple):
     images: int
 
     @property
+    def above(self) -> bool:
+        """Whether it is clearly above: the 95% interval is."""
+        return wilson_interval(round(self.same * self.images), self.images)[0] > self.chance
+
+    @property
     def above_chance(self) -> float:
         """1 if all have one, 0 if as many as by chance."""
         return (self.same - self.chance) / max(1 - self.chance, 1e-9)
@@ -128,5 +136,6 @@ def agreement_sentence(about: str, found: Agreement) -> str:
     return headed(
         about,
         f"the nearest neighbor has the same class for {number(found.same)}% of all {found.images:,} images; a "
-        f"neighbor drawn at random would have it for {number(found.chance)}%.",
+        f"neighbor drawn at random would have it for {number(found.chance)}%."
+        f"{'' if found.above else NO_BETTER}",
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from common.words import counted, headed
 from finetune.records import DataFacts
 from retouch.reporting.blocks import Block, Nearby, Neighbor, Neighbors, Places, Points, Prose
-from retouch.reporting.facts import Entry, Facts, Winner
+from retouch.reporting.facts import Entry, Facts
 from retouch.reporting.maps import MARKS, class_mark, places_chart
 from retouch.reporting.pictures import ImageSet, ImageSets, Picture
 from retouch.reporting.places import (
@@ -24,6 +24,7 @@ from retouch.reporting.places import (
     neighbors,
     placed,
 )
+from retouch.reporting.runs import Winner
 
 MOST_THUMBNAILS, GAP = 80, 0.05  # on a map, and how far apart, as a share of its side
 SIDE = 40  # of the picture of a neighbor, in pixels

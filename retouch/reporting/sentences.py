@@ -14,13 +14,17 @@ from finetune.worth import LabelEfficiency
 NARROW = "\u00a0"  # keeps the two ends of an interval on one line
 NAMED = 3  # encoders or tasks that are listed by name
 LEGEND = (
-    "In the charts, the dot is the encoder's linear probe with its 95% interval, the ring is that of its untrained "
-    "network, and the tick is the accuracy of always answering the most frequent class."
+    "In the charts, the dot is the encoder's linear probe with its 95% interval, the ring is that of {}, and "
+    "the tick is the accuracy of always answering the most frequent class."
 )
 RULE = (
     "Brackets: 95% intervals. Bold: the difference is shown, which means that its interval excludes zero and that "
     "McNemar's exact test on the same test images gives p < 0.05 after Holm's correction for all differences on this "
     "page from the same baseline with the same probe."
+)
+NOT_BOLD = (
+    "Some differences are not bold although their intervals exclude zero: an interval is for one comparison, and of "
+    "several, some exclude zero by chance. McNemar's exact test, corrected for all of them, decides."
 )
 LABELS_RULE = (
     "Bars and brackets: 95% intervals, over test images and, by Student's t, over draws of the labeled images. All "

@@ -10,12 +10,12 @@ from finetune.lines import baseline_name, titles_by_view
 from finetune.spreads import MEASURES, Measure
 from finetune.structured_results import Several, SeveralProbed, SeveralScore
 from retouch.reporting.blocks import Block, Cell, Column, Prose, Table
-from retouch.reporting.compare import PIXELS, UNTRAINED, several_gains
+from retouch.reporting.compare import several_gains
 from retouch.reporting.facts import Facts, SeveralEntry
 from retouch.reporting.sentences import distinct, interval, layer_text, listed, number, signed
+from retouch.reporting.tables import over_name, twin_name
 
 OPEN_ROWS = 12  # of a table of labels or classes: more are folded
-OVER = {UNTRAINED: "untrained", PIXELS: "raw pixels"}
 BOLD = (
     "Brackets: 95% intervals. Bold: the difference is shown, which means that its interval excludes zero and that "
     "p < 0.05 (normal approximation to the paired difference) after Holm's correction for all differences in this part "
@@ -80,7 +80,7 @@ def several_blocks(entries: Sequence[SeveralEntry[Several]]) -> tuple[Block, ...
         of_task = [entry for entry in entries if entry.task == task]
         first, subjects = of_task[0].result, _subjects(of_task)
         strong = {(encoder, other) for where, encoder, other in shown if where == task}
-        blocks += [_means(task, first, subjects, strong), _each(task, first, subjects)]
+        blocks += [_means(of_task, subjects, strong), _each(task, first, subjects)]
     return (*blocks, Prose((WORDS[entries[0].result.measure].about, BOLD), small=True)) if blocks else ()
 
 
@@ -116,20 +116,24 @@ def _subjects(entries: Sequence[SeveralEntry[Several]]) -> dict[str, SeveralProb
     for entry in entries:
         for key, one in entry.result.subjects.items():
             name = entry.encoder if key == "encoder" else baseline_name(key, one.view, entry.encoder, views)
+            name = twin_name(entry, key, name)
             found.setdefault(name, one)
     return found
 
 
 def _means(
-    task: str, first: Several, subjects: Mapping[str, SeveralProbed[SeveralScore]], shown: set[tuple[str, str]]
+    entries: Sequence[SeveralEntry[Several]],
+    subjects: Mapping[str, SeveralProbed[SeveralScore]],
+    shown: set[tuple[str, str]],
 ) -> Table:
     """``shown``: pairs of encoder and baseline whose difference is shown."""
+    task, first = entries[0].task, entries[0].result
     words, test = WORDS[first.measure], first.linear.test
     over = distinct(name for one in subjects.values() for name in one.compared)
     columns = (
         Column("network", numeric=False),
         Column(MEASURES[first.measure], "%"),
-        *(Column("gain over", OVER.get(name, name)) for name in over),
+        *(Column("gain over", over_name(entries, name)) for name in over),
         *(Column(name, "%") for name in test.others),
         Column("layer", numeric=False),
         Column(words.pooling, numeric=False),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from common.words import counted, first_upper, headed
 from finetune.results import Comparison
 from finetune.table import worth_lines
 from retouch.reporting.blocks import Block, Cell, Column, Figure, Figures, Points, Prose, Table
 from retouch.reporting.charts import Racer, labels_chart, race_chart
-from retouch.reporting.compare import LEVEL, holm
-from retouch.reporting.facts import Facts, Studied
-from retouch.reporting.sentences import interval, labels_rules, listed, number, signed
+from retouch.reporting.compare import LEVEL, excludes_zero, holm
+from retouch.reporting.facts import Facts
+from retouch.reporting.runs import Studied
+from retouch.reporting.sentences import NOT_BOLD, interval, labels_rules, listed, number, signed
 from retouch.reporting.tables import EMPTY, accuracy, gain
-from retouch.studies.plan import FINALISTS, ProbeKind
-from retouch.studies.results import Contender, Kind, StudyReport
+from retouch.studies.plan import FINALISTS, ProbeKind, Sizes
+from retouch.studies.results import Contender, Counts, Kind, StudyReport
 from retouch.studies.verdict import shown_name
 
 RULE = (
@@ -23,6 +22,9 @@ RULE = (
     "column. The untrained network is the contestant's own, with the random weights that its training began with. "
     "Empty: not compared, as was planned before the test."
 )
+
+ABOVE = ", so test accuracy is usually above validation accuracy"  # in older files, also where that is not so
+MANY_MORE = 2  # times as many images, which usually make a classifier better by more than a test differs by chance
 
 KINDS: dict[Kind, tuple[str, str]] = {  # of one contestant, and of several
     "restoring": ("learns by restoring damaged images", "learn by restoring damaged images"),
@@ -44,13 +46,13 @@ def study_blocks(facts: Facts) -> tuple[Block, ...]:
     return tuple(
         block
         for run in facts.studies
-        for block in (*_tables(run.report, _name(facts, run)), *_race(run.report), *_worth(run.report))
+        for block in (*_tables(facts, run), *_race(run.report), *_worth(facts, run.report))
     )
 
 
 def study_tables(facts: Facts) -> tuple[Block, ...]:
     """The tables alone, for a model card."""
-    return tuple(block for run in facts.studies for block in _tables(run.report, _name(facts, run)))
+    return tuple(block for run in facts.studies for block in _tables(facts, run))
 
 
 def raced(facts: Facts) -> bool:
@@ -58,14 +60,10 @@ def raced(facts: Facts) -> bool:
     return any(run.report.raced for run in facts.studies)
 
 
-def _name(facts: Facts, run: Studied) -> str:
-    """The name of a study; empty if there is only one."""
-    return run.origin.name if len(facts.studies) > 1 else ""
-
-
-def _tables(report: StudyReport, name: str) -> list[Block]:
+def _tables(facts: Facts, run: Studied) -> list[Block]:
+    report = run.report
     about = [
-        *([f"Study: {name}."] if name else []),
+        *([f"Study: {run.origin.name}."] if len(facts.studies) > 1 else []),
         f"Methods learned without labels from {report.unlabeled_images:,} images of {report.image_size} px.",
         f"The study took {report.seconds:,.0f} s; its budget was {report.budget:,.0f} s.",
     ]
@@ -77,14 +75,15 @@ def _tables(report: StudyReport, name: str) -> list[Block]:
         about.append(f"The networks were trained in a race: after each of its parts, called rungs, {after}.")
     if report.repeated:
         about.append(f"Left out of pretraining: {counted(report.repeated, 'image')} that repeat test images.")
-    found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task) for task in report.classes)]
-    protocol = tuple(f"{first_upper(part)}." for part in report.protocol.split("; "))
-    found += [Prose((RULE,), small=True), Prose(("How all were measured:",)), Points(protocol)]
+    titles = {task: task if facts.about(task) else "Accuracy" for task in report.classes}
+    found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task, title) for task, title in titles.items())]
+    rules = (RULE, *_why_not_bold(report), *_why_chosen(facts, report))
+    found += [Prose(rules, small=True), Prose(("How all were measured:",)), Points(tuple(_protocol(report)))]
     if report.probe:
         found.append(
             Points(
                 tuple(
-                    f"{_about(report, task)}{report.winner} reaches {number(one.test.accuracy)}% "
+                    f"{facts.about(task)}{report.winner} reaches {number(one.test.accuracy)}% "
                     f"{interval(*one.test.ci95)} with {PROBES[report.probe_kind]} fitted on all {one.n_train:,} "
                     "labeled images. The other contestants had no such probe, so compare it with none of them."
                     for task, one in report.probe.items()
@@ -106,16 +105,59 @@ def _contestants(report: StudyReport) -> list[str]:
     return [f"{'; '.join(found)}."] if found else []
 
 
-def _contenders(report: StudyReport, task: str) -> Table:
-    with_twin = [one for one in report.contenders if task in one.over_twin]
-    shown_twin = _shown([one.over_twin[task] for one in with_twin])
-    twins = {one.name: (one.over_twin[task], shown) for one, shown in zip(with_twin, shown_twin, strict=True)}
+def _protocol(report: StudyReport) -> list[str]:
+    """How all were measured, as sentences."""
+    said = [f"{first_upper(part)}." for part in report.protocol.replace(ABOVE, "").split("; ")]
+    counts: list[Counts | Sizes] = [*report.counts.values()] or [report.sizes]
+    judged = [one for one in report.contenders if one.validations]
+    above = sum(one.mean > one.validations[-1].mean for one in judged)
+    if all(one.fitted >= MANY_MORE * one.judged for one in counts) and 2 * above > len(judged):
+        said.append(
+            "Tested classifiers are fitted on many more images than those that are compared on validation, and "
+            f"{above} of {len(judged)} contestants are more accurate on test than on validation."
+        )
+    return said
+
+
+def _why_not_bold(report: StudyReport) -> list[str]:
+    """Why some differences are not shown although their intervals exclude zero, if there are such."""
+    found = [(one.found, _is_shown(one.found, one.adjusted_p)) for one in report.comparisons]
+    found += [pair for task in report.classes for pair in _over_twins(report, task).values()]
+    return [NOT_BOLD] if any(not shown and excludes_zero(one) for one, shown in found) else []
+
+
+def _why_chosen(facts: Facts, report: StudyReport) -> list[str]:
+    """Why a contestant was chosen although another has a higher test accuracy, by task."""
+    chosen = report.named(report.winner)
+    found = []
+    for task in report.classes:
+        could = [one for one in report.contenders if one.kind != "scratch"]
+        best = max(could, key=lambda one: one.test[task].accuracy)
+        if best.test[task].accuracy > chosen.test[task].accuracy:
+            found.append(f"{facts.about(task)}{shown_name(best.name, best.kind)} is more accurate on the test")
+    if not found:
+        return []
+    return [
+        f"{'; '.join(found)}, but {report.winner} was chosen, since it is best on validation: a choice on the test "
+        "images would favor luck, and its accuracy would be too high."
+    ]
+
+
+def _over_twins(report: StudyReport, task: str) -> dict[str, tuple[Comparison, bool]]:
+    """The gain of each contestant over its untrained network, and whether it is shown, corrected together."""
+    found = {one.name: one.over_twin[task] for one in report.contenders if task in one.over_twin}
+    adjusted = holm([one.p_value for one in found.values()])
+    return {name: (one, _is_shown(one, p)) for (name, one), p in zip(found.items(), adjusted, strict=True)}
+
+
+def _contenders(report: StudyReport, task: str, title: str) -> Table:
+    twins = _over_twins(report, task)
     against = {one.other: one for one in report.comparisons if one.task == task}
     columns = (
         Column("contestant", numeric=False),
         Column("test", "%"),
         Column("gain over", "untrained"),
-        Column("race winner", "is ahead by"),
+        Column("the chosen one", "is ahead by"),
         Column("validation", "%"),
         Column("training", "s"),
         Column("features"),
@@ -136,22 +178,22 @@ def _contenders(report: StudyReport, task: str) -> Table:
                     strong=_is_shown(versus.found, versus.adjusted_p),
                 ),
                 _validated(one, task),
-                Cell("" if one.seconds is None else f"{one.seconds:.0f}"),
+                Cell("" if one.seconds is None else f"{one.seconds:.0f}", _of_all(one, report)),
                 Cell(f"{one.features:,}" if one.features else ""),
             )
         )
-    title = task if len(report.classes) > 1 else "Accuracy"
     return Table(columns, tuple(rows), title=title, note=counted(len(report.classes[task]), "class", "classes"))
 
 
-def _about(report: StudyReport, task: str) -> str:
-    """What a sentence about a task begins with: ``animal: ``, or nothing if there is only one task."""
-    return f"{task}: " if len(report.classes) > 1 else ""
+def _of_all(one: Contender, report: StudyReport) -> str:
+    """What the seconds of a contestant are the sum of: there is a network from scratch for each task."""
+    many = one.kind == "scratch" and one.trained is not None and len(report.classes) > 1
+    return f"{len(report.classes)} networks" if many else ""
 
 
 def _role(one: Contender, winner: str) -> str:
     if one.name == winner:
-        return "race winner: best on validation"
+        return "chosen: best on validation"
     return "for comparison, not in the race" if one.kind == "scratch" else ""
 
 
@@ -164,15 +206,8 @@ def _validated(one: Contender, task: str) -> Cell:
     return Cell(number(last.accuracy[task]), ", ".join(earlier))
 
 
-def _shown(found: Sequence[Comparison]) -> list[bool]:
-    """Which of these differences are shown, corrected together."""
-    adjusted = holm([one.p_value for one in found])
-    return [_is_shown(one, p) for one, p in zip(found, adjusted, strict=True)]
-
-
 def _is_shown(found: Comparison, adjusted_p: float) -> bool:
-    low, high = found.ci95
-    return adjusted_p < LEVEL and not low <= 0 <= high
+    return adjusted_p < LEVEL and excludes_zero(found)
 
 
 def _race(report: StudyReport) -> tuple[Block, ...]:
@@ -189,15 +224,13 @@ def _race(report: StudyReport) -> tuple[Block, ...]:
     return (Figures((Figure(race_chart("The race", racers), caption),)),)
 
 
-def _worth(report: StudyReport) -> tuple[Block, ...]:
+def _worth(facts: Facts, report: StudyReport) -> tuple[Block, ...]:
     """Accuracy of the winner and of its untrained network, from few labels to all of them."""
     figures = [
         Figure(
-            labels_chart(
-                headed(_about(report, task), f"what the training of {report.winner} is worth in labels"), found
-            ),
+            labels_chart(headed(facts.about(task), f"what the training of {report.winner} is worth in labels"), found),
             headed(
-                _about(report, task),
+                facts.about(task),
                 f"test accuracy in %, by ridge regression, of {report.winner} (encoder) and its untrained network; "
                 "bars: 95% intervals",
             ),

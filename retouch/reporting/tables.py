@@ -10,13 +10,14 @@ from finetune.lines import baseline_name, titles_by_view
 from finetune.metrics import SeedComparison
 from finetune.records import Choice, ProbeChoice
 from finetune.results import Comparison, Outcome, Score
-from finetune.structured_results import LabelComparison, SeveralProbed, SeveralScore
+from finetune.structured_results import LabelComparison, Several, SeveralProbed, SeveralScore
 from finetune.table import PROBES
 from retouch.reporting.blocks import Cell, Column, Table
 from retouch.reporting.charts import interval_mark, span_of
 from retouch.reporting.compare import PIXELS, UNTRAINED, Contrast, gains, tuned_gains
 from retouch.reporting.damage import damage_named
-from retouch.reporting.facts import Entry, Facts, FineTuning
+from retouch.reporting.facts import RANDOM_ATOMS, Entry, Facts, SeveralEntry
+from retouch.reporting.runs import DICTIONARY, FineTuning
 from retouch.reporting.sentences import chance, distinct, interval, layer_text, listed, number, signed, uneven
 
 EMPTY = Cell("")
@@ -30,7 +31,7 @@ SETTINGS = {
     "prior": "prior is how much predictions favor frequent classes: 0 not at all, 1 by their share of all pixels.",
     "k": "k-NN answers by the vote of the k most similar training images.",
 }
-END = "End of the grid: the smallest or largest value that was tried, so a value beyond it may be better."
+END = "Smallest or largest tried: the values to choose from ended there, so one beyond it may be better."
 
 
 def probe_name(key: str) -> str:
@@ -46,6 +47,18 @@ def accuracy(score: Score | None) -> Cell:
 def gain(found: Comparison | LabelComparison | SeedComparison | None, shown: bool) -> Cell:
     """A paired difference in points above its interval, bold where it is shown."""
     return EMPTY if found is None else Cell(signed(found.difference), interval(*found.ci95), strong=shown)
+
+
+def over_name(entries: Sequence[Entry | SeveralEntry[Several]], baseline: str) -> str:
+    """What a baseline is called at the head of a column about these encoders."""
+    dictionaries = all(entry.result.encoder.name == DICTIONARY for entry in entries)
+    return RANDOM_ATOMS if baseline == UNTRAINED and dictionaries else OVER.get(baseline, baseline)
+
+
+def twin_name(entry: Entry | SeveralEntry[Several], key: str, name: str) -> str:
+    """The name of an encoder's baseline; the untrained twin of a dictionary has random atoms."""
+    dictionary = key == UNTRAINED and entry.result.encoder.name == DICTIONARY
+    return name.replace(OVER[UNTRAINED], RANDOM_ATOMS, 1) if dictionary else name
 
 
 def merged(rows: Sequence[tuple[Cell, ...]]) -> tuple[tuple[Cell, ...], ...]:
@@ -105,13 +118,13 @@ def parted(table: Table, shared: str) -> list[Table]:
 
 def probe_tables(facts: Facts) -> list[Table]:
     """For each task, every encoder with its probes and its gains over the baselines."""
-    probes = _probes(facts)
+    named = probes(facts)
     contrasts = {
         (probe, baseline): _by_place(gains(facts, baseline, probe))
-        for probe in probes
+        for probe in named
         for baseline in (UNTRAINED, PIXELS)
     }
-    return [_probe_table(task, facts.of_task(task), probes, contrasts) for task in facts.tasks]
+    return [_probe_table(task, facts.of_task(task), named, contrasts) for task in facts.tasks]
 
 
 def _by_place(found: Iterable[Contrast]) -> dict[tuple[str, str], Contrast]:
@@ -140,7 +153,7 @@ def _probe_table(
         columns += [Column("balanced", "linear, mean over classes, %"), Column("macro F1", "linear, %")]
     for probe in probes:
         columns.append(Column(probe_name(probe), "%"))
-        columns += [Column("gain over", OVER[baseline]) for key, baseline in asked if key == probe]
+        columns += [Column("gain over", over_name(entries, baseline)) for key, baseline in asked if key == probe]
     rows = []
     for entry in entries:
         subjects = entry.result.subjects
@@ -177,17 +190,17 @@ def baseline_table(facts: Facts) -> Table | None:
     for entry in facts.entries:
         for key, subject in entry.result.baselines.items():
             found = shared if key == PIXELS else scores
-            row = found.setdefault(baseline_name(key, subject.view, entry.encoder, views), {})
+            row = found.setdefault(twin_name(entry, key, baseline_name(key, subject.view, entry.encoder, views)), {})
             row |= {(entry.task, probe): outcome.test for probe, outcome in subject.probes.items()}
     scores |= shared
-    asked = [(task, probe) for task in facts.tasks for probe in _probes(facts)]
+    asked = [(task, probe) for task in facts.tasks for probe in probes(facts)]
     asked = [one for one in asked if any(one in row for row in scores.values())]
     columns = (Column("baseline", numeric=False), *(Column(task, f"{probe_name(probe)}, %") for task, probe in asked))
     rows = [(Cell(name), *(accuracy(row.get(one)) for one in asked)) for name, row in scores.items()]
     return Table(columns, tuple(rows)) if rows else None
 
 
-def _probes(facts: Facts) -> list[str]:
+def probes(facts: Facts) -> list[str]:
     """The names of all probes of the encoders, the linear one first."""
     return distinct(key for entry in facts.entries for key in entry.result.subjects["encoder"].probes)
 
@@ -282,7 +295,7 @@ def _choice(outcome: Outcome[Choice] | SeveralProbed[SeveralScore]) -> tuple[Cel
     return (
         Cell(layer_text(layer)),
         Cell(pooling),
-        Cell(setting, "end of the grid" if probed is not None and probed.at_end_of_grid else ""),
+        Cell(setting, "smallest or largest tried" if probed is not None and probed.at_end_of_grid else ""),
         Cell("" if probed is None else f"{probed.features:,}"),
         Cell(number(outcome.choice.val_accuracy)),
         Cell(f"{outcome.n_val:,}"),

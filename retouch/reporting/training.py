@@ -10,8 +10,9 @@ from pretrain.ruler.measured import Measured
 from retouch.reporting.blocks import Block, Figure, Figures, Grid, Panel, Points, Prose
 from retouch.reporting.charts import Strip, curves_chart
 from retouch.reporting.damage import damage_of
-from retouch.reporting.facts import Curves, Facts, FineTuning, Pretraining
+from retouch.reporting.facts import Facts
 from retouch.reporting.pictures import TILE, picture, read_picture
+from retouch.reporting.runs import Curves, FineTuning, Pretraining
 from retouch.reporting.sentences import listed, number
 
 INTRODUCED = 5  # kinds of damage that are named at the top of the page
@@ -164,7 +165,7 @@ def _panel(run: Pretraining) -> Block | None:
     drawn = None if run.panel is None else read_picture(run.panel)
     if drawn is None:
         return None
-    method = "" if run.results.method == run.origin.name else f"{run.results.method}, "
+    method = "" if run.method == run.origin.name else f"{run.method}, "
     caption = f"{run.origin.name}: {method}some of its training images"
     images = None if run.card is None else panel_images(drawn, run.card.image_size)
     if images is None:

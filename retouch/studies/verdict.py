@@ -96,10 +96,15 @@ def verdict(
         )
         return (first, f"Of the rest, {_best(winner)}.", *_others(winner, rivals, set()))
     first, said = _answer(winner, rivals, worth or {})
-    others = _others(winner, rivals, said)
+    others = [*_others(winner, rivals, said), *_saved_on(rivals, worth or {})]
     if first.startswith("Yes"):
         return (first, *others)
     return tuple(filter(None, [first, _own_gain(winner, rivals, contenders), *others, trained(contenders)]))
+
+
+def _saved_on(rivals: Rivals, worth: Mapping[str, LabelEfficiency]) -> list[str]:
+    """What training is worth in labels, if there are several tasks; that on a single one is part of the answer."""
+    return [f"On {task}, {saved(one)}." for task, one in worth.items()] if len(rivals.of("untrained")) > 1 else []
 
 
 def _own_gain(winner: Contender, rivals: Rivals, contenders: Sequence[Contender]) -> str:
@@ -188,9 +193,7 @@ def _over_untrained(name: str, rivals: Rivals, worth: Mapping[str, LabelEfficien
     if not found:
         return f"Not known: {name} was not compared with its untrained network."
     if len(found) > 1:
-        said = [answered([_contrast(one) for one in found], "the untrained network")]
-        said += [f"On {task}, {saved(one)}." for task, one in worth.items()]
-        return " ".join(said)
+        return answered([_contrast(one) for one in found], "the untrained network")
     [one] = found
     match _shown(one):
         case "better":

@@ -30,8 +30,9 @@ from pretrain.results import CodeStorage, PretrainResults
 from pretrain.ruler.health import Health
 from pretrain.ruler.measured import Measured
 from pretrain.ruler.verdicts import Kind, Verdict
-from retouch.reporting.facts import Facts, Origin, Probing, Settings
+from retouch.reporting.facts import Facts
 from retouch.reporting.logs import Log
+from retouch.reporting.runs import Origin, Probing, Settings
 
 CLASSES = ("cat", "dog", "owl")
 RIGHT = {"encoder": 0.8, "random_init": 0.5, "pixels": 0.4}  # accuracy by subject

@@ -72,8 +72,37 @@ def test_struck_atoms_are_explained_where_there_are_any(tmp_path: Path) -> None:
         assert ("the unused ones last and struck through" in said) == bool(unused)
 
 
-def test_a_picture_of_an_unknown_layout_is_shown_as_it_is(tmp_path: Path) -> None:
-    run = write_pretraining(tmp_path / "a", panel=Image.new("RGB", (40, 40), "white"))
-    Image.new("RGB", (40, 40), "white").save(run / "panels" / "atoms.png")
-    said = Page(html(read_facts([run]))).said
-    assert "a: atoms, most used first" in said
+def shown(run: Path) -> list[Image.Image]:
+    """The pictures in the part about atoms, RGBA."""
+    [part] = [one for one in page_parts(read_facts([run])) if one.anchor == "atoms"]
+    panels = [one for block in part.blocks if isinstance(block, Panels) for one in block.items]
+    opened = [Image.open(io.BytesIO(base64.b64decode(one.picture.uri.partition(",")[2]))) for one in panels]
+    return [image.convert("RGBA") for image in opened]
+
+
+@pytest.mark.parametrize("name", ["atoms.png", "exciting.png"])
+def test_a_picture_of_an_unknown_layout_is_shown_as_it_is(tmp_path: Path, name: str) -> None:
+    """Its size does not suit 40 atoms, or 12 with their patches, below a title."""
+    run = dictionary(tmp_path / "a", mirror=False)
+    other = Image.new("RGB", (40, 50), "white")
+    other.putpixel((0, 0), (1, 2, 3))
+    other.save(run / "panels" / name)
+    image = shown(run)[name == "exciting.png"]
+    assert image.size == (40, 50)
+    assert image.getpixel((0, 0)) == (1, 2, 3, 255)
+    assert set(np.unique(np.array(image)[..., 3])) == {255}  # on its paper
+
+
+@pytest.mark.parametrize("patches", [1, 5])
+def test_a_title_that_is_wider_than_the_patches_adds_none(tmp_path: Path, patches: int) -> None:
+    """An atom, a gap of 18 px, and tiles of 64 px that are 3 px apart."""
+    run = dictionary(tmp_path / "a", mirror=False)
+    drawn = torch.rand(12, patches, 3, 4, 4)
+    drawn[0, -1] = 1.0  # a white patch is no paper: others are below it
+    title = "a title that is much wider than the patches " * 2
+    save_exciting(run / "panels" / "exciting.png", torch.randn(12, 3, 4, 4), drawn, title=title)
+    save_atoms(run / "panels" / "atoms.png", torch.randn(40, 3, 4, 4), torch.arange(40), title=title)
+    atoms, exciting = shown(run)
+    assert exciting.size == (64 + 18 + patches * 67 - 3, 12 * 67 - 3)
+    assert atoms.width == 7 * (96 + 3) - 3  # 40 atoms of 4 px, enlarged to 96, seven in a row
+    assert exciting.getpixel((exciting.width - 1, 0)) == (255, 255, 255, 255)

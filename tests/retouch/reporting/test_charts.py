@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from finetune.metrics import Bin, score
 from retouch.reporting.charts import Strip, curves_chart, interval_mark, labels_chart, reliability_chart, span_of
-from retouch.reporting.facts import Curve
 from retouch.reporting.maps import confusion_chart
+from retouch.reporting.runs import Curve
 from retouch.reporting.sentences import LABELS_RULE, labels_rules
 from tests.retouch.reporting.reading import inside
 from tests.retouch.reporting.runs import EVIL, LABELS

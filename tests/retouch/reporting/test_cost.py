@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from common.runs.made import Made
+from retouch.reporting.cost_tables import REST, cost_table, machine_text
 from retouch.reporting.facts import Facts
 from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
-from retouch.reporting.run_tables import REST, cost_table, machine_text
 from tests.retouch.reporting.reading import Page
 from tests.retouch.reporting.runs import probe_result, write_probe
 from tests.retouch.studies.finished import write_study
@@ -42,6 +42,24 @@ def test_the_parts_of_a_study_add_up_to_its_time(tmp_path: Path) -> None:
     assert (total, parts[1], parts[2]) == (1180.0, 256.0, 80.0)
     assert sum(parts) == pytest.approx(total, abs=0.05 * len(parts))
     assert table.foot.startswith("The time of a study includes that of its parts, which follow.")
+
+
+def test_seconds_and_steps_of_networks_from_scratch_are_those_of_all_tasks(tmp_path: Path) -> None:
+    """Two networks of 4,602 steps each, which took 256 s together."""
+    facts = studied(tmp_path)
+    [study] = facts.studies
+    classes = {**study.report.classes, "color": ("red", "blue")}
+    data = {**study.report.data, "color": study.report.data["animal"]}
+    contenders = tuple(
+        one.model_copy(update={"test": {**one.test, "color": one.test["animal"]}}) for one in study.report.contenders
+    )
+    report = study.report.model_copy(update={"classes": classes, "data": data, "contenders": contenders})
+    table = cost_table(replace(facts, studies=(replace(study, report=report),)))
+    [row] = [row for row in table.rows if row[0].text.startswith("training from scratch")]
+    assert (row[0].text, row[2].text) == ("training from scratch on the labels, 2 networks", "256.0")
+    assert "9,204" in [cell.text for cell in row]
+    [alone] = [row for row in cost_table(facts).rows if row[0].text.startswith("training from scratch")]
+    assert "4,602" in [cell.text for cell in alone]
 
 
 def test_the_rest_is_not_said_where_the_networks_of_the_study_are_not_listed(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from retouch.reporting.answer import question_on
 from retouch.reporting.names import data_name, in_text
 from retouch.reporting.page import breakable, html
+from retouch.reporting.question import question_on
 from retouch.reporting.reading import read_facts
 from tests.retouch.reporting.reading import Page
 from tests.retouch.reporting.runs import EVIL, facts_of, probe_result, write_pretraining, write_probe
@@ -25,7 +25,27 @@ from tests.retouch.studies.finished import write_study
         ("folder:animals", "animals", "animals"),
         ("folder:animals (20% for testing, seed 0)", "animals", "animals (20% for testing, seed 0)"),
         ("folder:my (old) animals", "my (old) animals", "my (old) animals"),
+        ("folder:My Photos (2023)", "My Photos (2023)", "My Photos (2023)"),
+        ("folder:a (2023) (20% held out, seed 0)", "a (2023)", "a (2023) (20% held out, seed 0)"),
         ("folder:v1.5", "v1.5", "v1.5"),
+        ("folder:..", "the parent folder", "the parent folder"),
+        ("folder:../..", "a folder above", "a folder above"),
+        ("folder:.", "the current folder", "the current folder"),
+        ("./", "the current folder", "the current folder"),
+        ("folder:animals/..", "the current folder", "the current folder"),
+        ("folder:../animals/test", "animals", "animals"),
+        # files of the Hub
+        ("parquet:leaves/train-00000-of-00001.parquet", "leaves", "leaves"),
+        ("parquet:leaves/data/train-00000-of-00002-a09b74b3ef9c3b56.parquet", "leaves", "leaves"),
+        ("parquet:leaves/default/test/0000.parquet", "leaves", "leaves"),
+        (
+            f"parquet:hub/datasets--some--leaves/snapshots/{'0f' * 20}/plain_text/test-00000-of-00001.parquet",
+            *("leaves", "leaves"),
+        ),
+        ("parquet:leaves-2023.parquet", "leaves-2023", "leaves-2023"),
+        ("parquet:*.parquet", "the current folder", "the current folder"),
+        ("zip:photos.ZIP", "photos", "photos"),
+        ("csv:leaves/Train.CSV", "leaves", "leaves"),
         ("zip:photos.zip", "photos", "photos"),
         ("csv:leaves/train.csv", "leaves", "leaves"),
         ("csv:leaves.csv", "leaves", "leaves"),

@@ -79,6 +79,21 @@ def test_nothing_is_wider_than_the_window(tab: Tab, width: int) -> None:
     assert tab.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
+def test_a_wide_table_is_scrolled_in_its_own_box_and_its_names_stay(tab: Tab) -> None:
+    tab.resize(380)
+    box = "document.querySelector('#study .scroll')"
+    name = f"{box}.querySelector('td').getBoundingClientRect()"
+    assert tab.evaluate(f"{box}.scrollWidth > {box}.clientWidth")
+    before = tab.evaluate(f"{name}.left")
+    tab.evaluate(f"{box}.scrollLeft = 200")
+    try:
+        assert tab.evaluate(f"{box}.scrollLeft") > 50
+        assert tab.evaluate(f"{name}.left") == before
+        assert tab.evaluate(f"{name}.width") <= 160  # of 380: the numbers have more than half of the window
+    finally:
+        tab.evaluate(f"{box}.scrollLeft = 0")
+
+
 def test_names_are_texts_and_nothing_else(tab: Tab) -> None:
     assert EVIL in tab.evaluate("document.body.textContent")
     assert (

@@ -7,7 +7,7 @@ import pytest
 from finetune.predictions import Predictions
 from finetune.records import SpaceScore
 from finetune.results import ProbeResult
-from retouch.reporting.layers import depth_sentences, layer_map, on_few
+from retouch.reporting.layers import chance_sentences, depth_sentences, layer_map, on_few
 from retouch.reporting.maps import layer_chart
 from retouch.reporting.parts import page_parts
 from tests.retouch.reporting.reading import inside
@@ -68,7 +68,26 @@ def test_it_is_said_whether_the_last_layer_is_the_best(accuracies: tuple[float, 
     single = [space(f"{layer}", accuracy) for layer, accuracy in enumerate(accuracies)]
     assert depth_sentences(facts_of(searched(*single))) == [f"denoise on animal: {expected}."]
     [said] = depth_sentences(facts_of(searched(*single, space("0+1+2", 0.75))))
-    assert said == f"denoise on animal: {expected}; layers 0 to 2 together reach 75.0%."
+    chosen = "chosen: layers 0 to 2 (avg), the best of all with 75.0%"
+    assert said == f"denoise on animal: {expected}; layers 0 to 2 together reach 75.0%; {chosen}."
+
+
+def test_a_choice_that_is_not_the_best_number_is_explained() -> None:
+    """75% are within one standard error (1.8 points) of 76%."""
+    [said] = depth_sentences(facts_of(searched(space("0", 0.7), space("1", 0.76), space("0+1+2", 0.75))))
+    assert said.endswith(
+        "; chosen: layers 0 to 2 (avg) with 75.0%, preferred, as that is within one standard error of the best, 76.0%."
+    )
+
+
+@pytest.mark.parametrize(("best", "said"), [(0.36, True), (0.3, True), (0.38, False)])
+def test_a_map_that_is_no_better_than_a_guess_says_so(best: float, said: bool) -> None:
+    """A third of the test images are of each class; of 600 images, 37.2% would be clearly more."""
+    facts = facts_of(searched(space("0", 0.2), space("0+1+2", best)))
+    found = chance_sentences(facts)
+    assert bool(found) == said
+    [part] = [part for part in page_parts(facts) if part.anchor == "layers"]
+    assert ("none is clearly better than always answering the most frequent class" in f"{part.blocks}") == said
 
 
 def test_layers_are_compared_among_fits_on_equally_many_images() -> None:

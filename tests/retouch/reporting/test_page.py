@@ -274,7 +274,7 @@ def test_what_was_chosen_is_short_and_its_table_is_folded(runs: list[Path]) -> N
 
 def test_the_key_to_the_charts_comes_before_the_first_of_them(runs: list[Path]) -> None:
     [part] = [one for one in page_parts(read_facts(runs)) if one.anchor == "results"]
-    assert part.blocks[0] == Prose((LEGEND,), small=True, wide=True)
+    assert part.blocks[0] == Prose((LEGEND.format("its untrained network"),), small=True, wide=True)
 
 
 def test_a_baseline_has_the_name_that_the_console_gives_it(tmp_path: Path) -> None:

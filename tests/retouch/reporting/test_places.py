@@ -14,7 +14,19 @@ from finetune.embedding import Embedding, write_embeddings
 from finetune.predictions import Predictions
 from retouch.reporting.maps import MARKS, class_mark, places_chart
 from retouch.reporting.page import html
-from retouch.reporting.places import DRAWN, NEAR, Placed, agreement, apart, layout, neighbors, placed
+from retouch.reporting.places import (
+    DRAWN,
+    NEAR,
+    NO_BETTER,
+    Agreement,
+    Placed,
+    agreement,
+    agreement_sentence,
+    apart,
+    layout,
+    neighbors,
+    placed,
+)
 from retouch.reporting.reading import read_facts
 from tests.retouch.reporting.reading import Page, inside
 from tests.retouch.reporting.runs import EVIL, clusters, facts_of, probe_result, write_probe
@@ -55,6 +67,13 @@ def test_neighbors_are_those_by_cosine_and_never_the_image_itself() -> None:
     reference = NearestNeighbors(n_neighbors=NEAR + 1, metric="cosine").fit(found.features)
     expected = reference.kneighbors(found.features[:DRAWN], return_distance=False)[:, 1:]
     assert [list(one.neighbors) for one in near] == expected.tolist()
+
+
+@pytest.mark.parametrize(("same", "said"), [(0.2, True), (0.5, True), (0.58, True), (0.62, False), (1.0, False)])
+def test_neighbors_that_agree_no_more_than_by_chance_are_said_to(same: float, said: bool) -> None:
+    """Of 100 images, 60% would be clearly more than 50%: their interval begins at 50.2%."""
+    text = agreement_sentence("", Agreement(same, 0.5, 100))
+    assert text.endswith(NO_BETTER) == said
 
 
 def test_agreement_is_compared_with_chance() -> None:

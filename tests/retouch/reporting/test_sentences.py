@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.results import Comparison
-from retouch.reporting.answer import about, answered, question, verdict
+from retouch.reporting.answer import answered, verdict
 from retouch.reporting.card import card
 from retouch.reporting.choices import chosen, touched
 from retouch.reporting.compare import Contrast, gains, holm, rivals
-from retouch.reporting.facts import Facts, Neighbors, Settings
+from retouch.reporting.facts import Facts
 from retouch.reporting.limits import limits
 from retouch.reporting.page import html
+from retouch.reporting.question import about, question
 from retouch.reporting.reading import read_facts
+from retouch.reporting.runs import Neighbors, Settings
 from retouch.reporting.sentences import half_width, interval, listed, points, signed
 from retouch.reporting.tables import choice_terms, probe_tables
 from retouch.reporting.training import restoration
@@ -260,7 +262,7 @@ def tried(*k: int) -> Facts:
 
 def test_terms_are_explained_where_choices_are_shown_and_only_those_that_are_there() -> None:
     said = " ".join(choice_terms(facts_of(probe_result())))
-    for term in ("Layers are", "avg is", "l2 is", "k-NN answers", "End of the grid"):
+    for term in ("Layers are", "avg is", "l2 is", "k-NN answers", "Smallest or largest tried"):
         assert term in said
     assert "prior" not in said
     assert choice_terms(Facts()) == []

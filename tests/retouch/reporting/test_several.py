@@ -12,15 +12,17 @@ import pytest
 
 from finetune.records import NearDuplicates, Repeat
 from finetune.structured_results import LabelComparison
-from retouch.reporting.answer import about, question, verdict
+from retouch.reporting.answer import verdict
 from retouch.reporting.blocks import Table
 from retouch.reporting.choices import chosen, touched
+from retouch.reporting.cost_tables import cost_table
 from retouch.reporting.facts import Facts
 from retouch.reporting.limits import limits
 from retouch.reporting.page import html
 from retouch.reporting.parts import card_parts, page_parts
-from retouch.reporting.run_tables import cost_table, labeled_tables, repeats_table
-from retouch.reporting.several import OVER, several_blocks
+from retouch.reporting.question import about, question
+from retouch.reporting.run_tables import labeled_tables, repeats_table
+from retouch.reporting.several import several_blocks
 from retouch.reporting.tables import choice_table
 from tests.retouch.reporting.runs import probe_result, write_probe
 from tests.retouch.reporting.several import NAMES, label_result, mask_result, report_on
@@ -128,7 +130,10 @@ def test_differences_that_several_comparisons_explain_are_not_shown(one: Member,
 
     def result(pretext: str, p_value: float) -> Any:
         found = one.result(pretext=pretext)
-        against = {name: LabelComparison(difference=0.1, ci95=(0.01, 0.19), p_value=p_value) for name in OVER}
+        against = {
+            name: LabelComparison(difference=0.1, ci95=(0.01, 0.19), p_value=p_value)
+            for name in ("random_init", "pixels")
+        }
         encoder = found.subjects["encoder"].model_copy(update={"compared": against})
         return found.model_copy(update={"subjects": {**found.subjects, "encoder": encoder}})
 

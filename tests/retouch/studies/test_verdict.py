@@ -99,9 +99,10 @@ def test_what_a_gain_is_worth_is_said_of_each_task() -> None:
         Versus(role="untrained", task=task, one="colorize", other="u", images=IMAGES, found=against, adjusted_p=0.0)
         for task in tasks
     ]
-    said = verdict(winner, versus, {"color": found})[0]
-    assert said.startswith("Yes, in both comparisons")
-    assert said.endswith(f"On color, {saved(found)}.")
+    first, *rest = verdict(winner, versus, {"color": found, "animal": found})
+    assert first.startswith("Yes, in both comparisons: colorize beats the untrained network by ")
+    assert first.count(". ") == 0  # one sentence: what the gain is worth on each task follows
+    assert rest[-2:] == [f"On color, {saved(found)}.", f"On animal, {saved(found)}."]
 
 
 def test_an_interval_that_goes_beyond_the_curve_says_so() -> None:
