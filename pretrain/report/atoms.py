@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 from torch import Tensor
 
 from common.letters import lettering
@@ -103,8 +103,9 @@ def tiles_alone(picture: Image.Image, count: int, *, exciting: bool = False) -> 
     if below or tile < 1:
         return None
     lefts = [column * (tile + GAP) for column in range(columns)]
-    if exciting:  # as many patches as there is room for
-        lefts += range(tile + ASIDE, across - tile + 1, tile + GAP)
+    if exciting:  # as many patches as were drawn; a title may be wider than they are
+        room = range(tile + ASIDE, across - tile + 1, tile + GAP)
+        lefts += [left for left in room if not _is_paper(picture, EDGE + left, EDGE + HEAD, tile, height)]
     if lefts[-1] + tile > across:
         return None
     alone = Image.new("RGBA", (lefts[-1] + tile, height))
@@ -114,6 +115,12 @@ def tiles_alone(picture: Image.Image, count: int, *, exciting: bool = False) -> 
         box = (EDGE + left, EDGE + HEAD + top, EDGE + left + tile, EDGE + HEAD + top + tile)
         alone.paste(picture.crop(box).convert("RGBA"), (left, top))
     return alone
+
+
+def _is_paper(picture: Image.Image, left: int, top: int, width: int, height: int) -> bool:
+    """Whether nothing is drawn in this part of a picture."""
+    part = picture.convert("RGB").crop((left, top, left + width, top + height))
+    return ImageChops.difference(part, Image.new("RGB", part.size, PAPER)).getbbox() is None
 
 
 def around_gray(atom: Tensor) -> Tensor:

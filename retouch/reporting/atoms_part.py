@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageChops
-
 from common.words import counted
-from pretrain.report.atoms import GAP, tiles_alone
+from pretrain.report.atoms import tiles_alone
 from pretrain.report.dictionary import EXCITED
-from pretrain.report.panels import PAPER
 from retouch.reporting.blocks import Block, Panel, Panels, Prose
 from retouch.reporting.facts import Facts
 from retouch.reporting.pictures import picture, read_picture
@@ -43,19 +40,8 @@ def _of_atoms(run: Pretraining, path: Path) -> Panel | None:
     distinct_ones = 0 if atoms is None else atoms // 2 if run.mirrored else atoms
     shown = min(distinct_ones, EXCITED) if exciting else distinct_ones
     alone = tiles_alone(drawn, shown, exciting=exciting) if shown else None
-    if alone is not None and exciting:
-        alone = without_paper(alone, shown)
     which = f"the {shown:,} most used" if exciting else f"{shown:,} of {atoms:,}" if run.mirrored else f"all {shown:,}"
     struck = ", the unused ones last and struck through" if run.results.unused_atoms else ""
     each = "each with the patches that excite it most" if exciting else f"most used first{struck}"
     caption = f"{run.origin.name}: {which if shown else 'atoms'}, {each}"
     return Panel(picture(drawn if alone is None else alone, caption), caption)
-
-
-def without_paper(alone: Image.Image, rows: int) -> Image.Image:
-    """Rows of tiles without the columns of mere paper at the right: a title may be wider than the patches under it."""
-    step = (alone.height + GAP) // rows
-    shown = ImageChops.difference(alone.convert("RGB"), Image.new("RGB", alone.size, PAPER))
-    drawn = Image.composite(shown, Image.new("RGB", alone.size), alone.getchannel("A")).getbbox()
-    empty = 0 if drawn is None else (alone.width - drawn[2]) // step
-    return alone.crop((0, 0, alone.width - empty * step, alone.height))

@@ -171,7 +171,6 @@ def unchecked(contenders: Sequence[Contender]) -> list[str]:
 def _protocol(parts: Parts, tested: str, *, scratch: bool) -> str:
     """Statements, separated by semicolons."""
     images = parts.images
-    above = ", so test accuracy is usually above validation accuracy" if images.fitted > images.judged else ""
     from_scratch = (
         f"the network from scratch is trained on the same {images.fitted:,}, and its best step is chosen on a held-out "
         "tenth; "
@@ -180,7 +179,7 @@ def _protocol(parts: Parts, tested: str, *, scratch: bool) -> str:
     )
     return (
         "encoders are frozen, and all their layers are used; the choice is by cross-validated ridge regression on "
-        f"{images.judged:,} labeled training images; the test is by ridge regression fitted on {images.fitted:,}"
-        f"{above}; {from_scratch}{tested}; "
+        f"{images.judged:,} labeled training images; the test is by ridge regression fitted on {images.fitted:,}; "
+        f"{from_scratch}{tested}; "
         "differences are paired, with Holm's correction for all comparisons of the winner"
     )
