@@ -217,7 +217,7 @@ class Study(Result):
     def headline(self) -> Headline:
         """The verdict up to its first colon (yes, no, no difference shown, ...), and the winner."""
         answer = self.verdict[0].split(":")[0] if self.verdict else ""
-        return Headline(f"{answer}: {self.winner} is best" if answer else f"{self.winner} is best")
+        return Headline("; ".join(filter(None, (answer, f"{self.winner} is best on validation"))))
 
 
 class Predict(Result):

@@ -100,7 +100,7 @@ def test_parts_of_a_study_and_runs_of_a_group_are_one_line(tmp_path: Path) -> No
     write_json(tmp_path / "probes" / "results.json", {"seeds": {"seeds": [0, 1, 2], "spreads": [spread, other]}})
     found = by_name(tmp_path)
     assert {name: run.result for name, run in found.items()} == {
-        "study": "Yes: mask is best",
+        "study": "Yes; mask is best on validation",
         "five": "PSNR 21.0 ± 0.3 (2 seeds)",
         "probes": "animal 71.2 ± 0.4% (3 seeds)",
     }
