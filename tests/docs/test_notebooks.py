@@ -19,9 +19,9 @@ NARROW = '"batch_size=16", "data.workers=0", "encoder.model_args={width: 8, dept
 SMALLER = {  # what a test makes smaller: fewer images and steps, and one layer with one strength for the probe
     "folder-to-number": {
         '"pictures", 1200': '"pictures", 60',
-        '"labeled", 600': '"labeled", 240',
-        '"steps=120"': f'"steps=2", {NARROW}',
-        "panels_every=120": "panels_every=2",
+        '"labeled", 2000': '"labeled", 240',
+        '"steps=300"': f'"steps=2", {NARROW}',
+        "panels_every=300": "panels_every=2",
         '"null_check=false"': f'"null_check=false", "data.workers=0", {ONE_FIT}',
         "data.limit=200": "data.limit=20",
     },
