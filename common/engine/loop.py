@@ -111,7 +111,7 @@ def learn(
     end = progress.step if _enough(periodic, world) else end  # a task had found it enough before the run was killed
     meter = _Meter(config.batch_size, progress.step)
     training = _Training(learner, loader, config, run, periodic, progress, meter, steps, end, seconds)
-    end = progress.step if world.any(progress.step > 0 and training.timed_out) else end
+    end = progress.step if seconds and world.any(progress.step > 0 and training.timed_out) else end
     shown = world.is_main and run.recorded and progress.step < end
     with (
         StopRequest(enabled=run.recorded and steps > 0) as stop,

@@ -29,7 +29,7 @@ class StopConfig(Config):
     """Panels without progress (1% of the loss) after which training is flat."""
     at: int | None = Field(default=None, gt=0, le=MANY)
     """Pause after this step and export; the schedule stays that of all steps, and resuming without it goes on."""
-    after: float | None = Field(default=None, gt=0, le=1e9)
+    after: float | None = Field(default=None, ge=1e-6, le=1e9)
     """Likewise after so many seconds of training, over all resumptions; the step depends on the machine's speed."""
 
 

@@ -36,6 +36,7 @@ from retouch.reporting.several import several_blocks
 from retouch.reporting.study import raced, study_blocks, study_tables
 from retouch.reporting.tables import baseline_table, choice_table, damage_table, finetune_table, probe_tables, probes
 from retouch.reporting.training import remarks, restored_blocks, training_blocks
+from retouch.studies.next_steps import next_steps
 from retouch.studies.results import CONTESTANTS
 
 OPEN_MAPS = 6  # of layers and poolings: more are folded
@@ -99,6 +100,7 @@ def page_parts(facts: Facts, label: Frame | None = None) -> list[Part]:
         Part("damage", "Robustness to damage", _damage(facts)),
         _code(facts),
         Part("cost", "Cost", (cost_table(facts), *_machines(facts))),
+        Part("use", "How to use the winner", _use(facts)),
         Part("repeat", "How to repeat", _repeat(facts)),
         Part("limits", "Limits", _limits(facts)),
     ]
@@ -262,7 +264,18 @@ def _machines(facts: Facts) -> tuple[Block, ...]:
     return (Prose((f"Machine: {'; '.join(found)}.",), small=True),) if found else ()
 
 
-# ---- how to repeat
+# ---- how to use, and to repeat
+
+
+def _use(facts: Facts) -> tuple[Block, ...]:
+    """How to classify new pictures with what each study has found."""
+    found: list[Block] = []
+    for run in facts.studies:
+        commands = next_steps(run.origin.folder, run.origin.labeled[0], run.report) if run.origin.labeled else ()
+        which = f" {run.origin.name}" if len(facts.studies) > 1 else ""
+        if commands:
+            found += [Prose((f"To classify new pictures after the study{which}:",)), Commands(commands)]
+    return tuple(found)
 
 
 def _repeat(facts: Facts) -> tuple[Block, ...]:

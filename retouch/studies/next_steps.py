@@ -8,19 +8,24 @@ from pathlib import Path
 
 from common.encoders.load import ENCODER
 from common.files import as_utf8
-from retouch.studies.config import StudyConfig
+from finetune.data import LabeledData
 from retouch.studies.results import CONTESTANTS, StudyReport
 from retouch.studies.verdict import is_shown
 
 NEW = "data=my/new"  # the pictures to classify
+NOT_OF_LABELS = {"workers", "cache", "image_size"}  # of the machine, and of the encoder
 
 
-def next_steps(config: StudyConfig, report: StudyReport) -> tuple[str, ...]:
+def next_steps(study: Path, labels: LabeledData, report: StudyReport) -> tuple[str, ...]:
     """The commands that classify new pictures with the winner, in order; none for raw pixels and untrained networks.
 
     If the network from scratch is shown to beat the winner on a task, it is the one to use.
+
+    Args:
+        study: its folder.
+        labels: its first label set.
     """
-    contestants = config.out / CONTESTANTS
+    contestants = study / CONTESTANTS
     for number, task in enumerate(report.classes, start=1):
         if any(
             one.role == "scratch" and one.task == task and is_shown(one) and one.found.difference < 0
@@ -30,26 +35,21 @@ def next_steps(config: StudyConfig, report: StudyReport) -> tuple[str, ...]:
     winner = contestants / report.winner
     if not (winner / ENCODER).is_dir():
         return ()
-    probe = config.out.with_name(f"{config.out.name}-probe")
+    probe = study.with_name(f"{study.name}-probe")
     return (
-        _command("probe", "linear", f"encoder={winner}", *_labels(config), f"out={probe}"),
+        _command("probe", "linear", f"encoder={winner}", *_settings(labels), f"out={probe}"),
         _command("predict", probe, NEW),
     )
 
 
-def _labels(config: StudyConfig) -> list[str]:
-    """The first label set as settings of a probe: those that were given."""
-    data = config.labels
-    names = [name for name in type(data).model_fields if name in data.model_fields_set and name not in _OF_MACHINE]
-    values = data.model_dump(mode="json", include=set(names))
+def _settings(labels: LabeledData) -> list[str]:
+    """Labels as settings of a probe: all that differ from their defaults."""
+    names = [name for name in LabeledData.model_fields if name not in NOT_OF_LABELS]
+    values = labels.model_dump(mode="json", include=set(names), exclude_defaults=True)
     return [
-        f"{'data' if name == data.short else f'data.{name}'}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in ((name, values[name]) for name in names)
-        if value is not None
+        f"{'data' if name == labels.short else f'data.{name}'}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in ((name, values[name]) for name in names if name in values)
     ]
-
-
-_OF_MACHINE = {"workers", "cache", "image_size"}  # not needed to repeat the labels
 
 
 def _command(*words: str | Path) -> str:

@@ -89,7 +89,7 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
             encoder = config.out / CONTESTANTS / report.winner / ENCODER
             if encoder.is_dir():
                 write_card([config.out], encoder / README)  # replaces that of pretraining, which had no labels
-            if commands := next_steps(config, report):
+            if commands := next_steps(config.out, config.labels, report):
                 log.info("to classify new pictures:\n%s", "\n".join(f"    {command}" for command in commands))
             log.info("done in %.0f s (budget: %.0f s); report: %s", parts.journal.clock.taken, config.seconds, path)
             parts.journal.save()

@@ -14,8 +14,8 @@ from common.config import validate
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.load import read_encoder_card
 from common.files import write_json
+from finetune.data import LabeledData
 from retouch.cli import main
-from retouch.studies.config import StudyConfig
 from retouch.studies.journal import read_plan
 from retouch.studies.next_steps import next_steps
 from retouch.studies.results import StudyReport, Versus, read_results
@@ -31,14 +31,15 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config(out: Path, **labels: Any) -> StudyConfig:
-    return validate(StudyConfig, {"out": out, "labels": {"train": "my/labeled", **labels}})
+def steps(out: Path, report: StudyReport, **labels: Any) -> list[list[str]]:
+    data = validate(LabeledData, {"train": "my/labeled", **labels})
+    return [shlex.split(command) for command in next_steps(out, data, report)]
 
 
 def test_the_winner_gets_a_probe_on_the_labels_of_the_study_and_that_predicts(out: Path) -> None:
-    given = config(out, test="my/test", task=["color", "shape"], test_fraction=0.3, workers=0, image_size=None)
+    given = {"test": "my/test", "task": ["color", "shape"], "test_fraction": 0.3, "workers": 0, "leaks": "keep"}
     encoder, probe = out / "contestants" / "colorize", out.parent / "my study-probe"
-    assert [shlex.split(command) for command in next_steps(given, read_results(out))] == [
+    assert steps(out, read_results(out), **given) == [
         [
             *("retouch", "probe", "linear", f"encoder={encoder}", "data=my/labeled", "data.test=my/test"),
             *('data.task=["color", "shape"]', "data.test_fraction=0.3", f"out={probe}"),
@@ -48,7 +49,7 @@ def test_the_winner_gets_a_probe_on_the_labels_of_the_study_and_that_predicts(ou
 
 
 def test_a_winner_without_an_encoder_to_load_has_no_next_step(out: Path) -> None:
-    assert next_steps(config(out), read_results(out).model_copy(update={"winner": "untrained"})) == ()
+    assert steps(out, read_results(out).model_copy(update={"winner": "untrained"})) == []
 
 
 def test_the_network_from_scratch_is_used_where_it_is_shown_to_be_better(out: Path) -> None:
@@ -60,10 +61,10 @@ def test_the_network_from_scratch_is_used_where_it_is_shown_to_be_better(out: Pa
         versus = Versus(**{**dict(one), "role": "scratch", "found": changed, "adjusted_p": p})
         return found.model_copy(update={"comparisons": (versus,)})
 
-    [command] = next_steps(config(out), with_scratch(-0.1, 0.001))
-    assert shlex.split(command) == ["retouch", "predict", f"{out / 'contestants' / 'scratch_1'}", "data=my/new"]
+    [command] = steps(out, with_scratch(-0.1, 0.001))
+    assert command == ["retouch", "predict", f"{out / 'contestants' / 'scratch_1'}", "data=my/new"]
     for one in (with_scratch(-0.1, 0.2), with_scratch(0.1, 0.001)):
-        assert len(next_steps(config(out), one)) == 2
+        assert len(steps(out, one)) == 2
 
 
 def test_the_commands_classify_new_pictures_with_a_pretrained_winner(

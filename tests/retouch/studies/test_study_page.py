@@ -64,6 +64,16 @@ def test_the_study_comes_first_with_its_verdict_and_its_runs_follow(study: Path)
     assert "<img src=x" not in html(facts)
 
 
+def test_the_page_says_how_to_classify_new_pictures_with_the_winner(study: Path) -> None:
+    assert "use" not in Page(html(read_facts([study]))).sections  # its encoder is gone
+    (study / "contestants" / "colorize" / "encoder").mkdir()
+    page = Page(html(read_facts([study])))
+    assert page.sections.index("use") < page.sections.index("repeat")
+    encoder = study / "contestants" / "colorize"
+    assert f"retouch probe linear encoder={encoder} data=animals out={study}-probe" in page.said
+    assert f"retouch predict {study}-probe data=my/new" in page.said
+
+
 def test_a_page_of_several_studies_names_each(tmp_path: Path) -> None:
     for name in ("first", "second"):
         write_study(tmp_path / name)
