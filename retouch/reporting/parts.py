@@ -100,7 +100,7 @@ def page_parts(facts: Facts, label: Frame | None = None) -> list[Part]:
         Part("damage", "Robustness to damage", _damage(facts)),
         _code(facts),
         Part("cost", "Cost", (cost_table(facts), *_machines(facts))),
-        Part("use", "How to use the winner", _use(facts)),
+        Part("use", "How to classify new pictures", _use(facts)),
         Part("repeat", "How to repeat", _repeat(facts)),
         Part("limits", "Limits", _limits(facts)),
     ]
@@ -271,10 +271,10 @@ def _use(facts: Facts) -> tuple[Block, ...]:
     """How to classify new pictures with what each study has found."""
     found: list[Block] = []
     for run in facts.studies:
-        commands = next_steps(run.origin.folder, run.origin.labeled[0], run.report) if run.origin.labeled else ()
-        which = f" {run.origin.name}" if len(facts.studies) > 1 else ""
-        if commands:
-            found += [Prose((f"To classify new pictures after the study{which}:",)), Commands(commands)]
+        steps = next_steps(run.origin.folder, run.origin.labeled[0], run.report) if run.origin.labeled else None
+        if steps is not None:
+            of = f" of {run.origin.name}" if len(facts.studies) > 1 else ""
+            found += [Prose((f"With {steps.name}{of}, since {steps.why}:",)), Commands(steps.commands)]
     return tuple(found)
 
 

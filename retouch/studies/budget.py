@@ -16,11 +16,12 @@ from finetune.config import DAMAGES
 from finetune.probes.search import FEW_IMAGES
 from pretrain.sample import SAMPLE_IMAGES
 from retouch.studies import plan as planning
-from retouch.studies.contestants import SCRATCH, Simple, Speed
+from retouch.studies.contestants import Simple, Speed
 from retouch.studies.judge import STRENGTHS
 from retouch.studies.parts import Parts
 from retouch.studies.plan import PROBES, Again, JudgeCost, Plan, ProbeKind, Purse, Timing, Wider
 from retouch.studies.race import judge_once
+from retouch.studies.results import SCRATCH
 from retouch.studies.scratch import CHECKS, scratch_pace
 
 log = logging.getLogger("retouch")

@@ -37,11 +37,10 @@ from pretrain.method import MethodLearner
 from pretrain.run import pretrain
 from retouch.studies.config import StudyConfig
 from retouch.studies.plan import Wider
-from retouch.studies.results import CONTESTANTS, Kind
+from retouch.studies.results import CONTESTANTS, SCRATCH, Kind
 
 log = logging.getLogger("retouch")
 
-SCRATCH = "scratch"
 DOWNLOAD_SHARE = 0.05  # of the budget, for downloading pretrained weights
 TIMED_IMAGES = 64  # images whose features are timed
 SAVE_SECONDS = 20.0  # of training between two checkpoints: the most that is lost if the process is killed

@@ -37,7 +37,7 @@ from retouch.studies.budget import (
     scratch_time,
     worth_seconds,
 )
-from retouch.studies.contestants import SCRATCH, Pretrained, Restoring
+from retouch.studies.contestants import Pretrained, Restoring
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.journal import TestTime
 from retouch.studies.judge import Probing
@@ -45,7 +45,7 @@ from retouch.studies.outcome import study_report
 from retouch.studies.parts import Parts
 from retouch.studies.plan import CAREFUL, PROBES, WORTH_DRAWS, WORTH_SHARES, Plan, ProbeKind
 from retouch.studies.race import better
-from retouch.studies.results import CONTESTANTS, StudyReport, Versus
+from retouch.studies.results import CONTESTANTS, SCRATCH, StudyReport, Versus
 from retouch.studies.rivals import Answers, compared, gain_shown, labels_of_tests, rivals_of
 from retouch.studies.scratch import run_scratch
 from retouch.studies.tracked import study_shown

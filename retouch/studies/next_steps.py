@@ -5,19 +5,28 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 from common.encoders.load import ENCODER
 from common.files import as_utf8
 from finetune.data import LabeledData
-from retouch.studies.results import CONTESTANTS, StudyReport
+from retouch.studies.results import CONTESTANTS, SCRATCH, StudyReport
 from retouch.studies.verdict import is_shown
 
 NEW = "data=my/new"  # the pictures to classify
 NOT_OF_LABELS = {"workers", "cache", "image_size"}  # of the machine, and of the encoder
 
 
-def next_steps(study: Path, labels: LabeledData, report: StudyReport) -> tuple[str, ...]:
-    """The commands that classify new pictures with the winner, in order; none for raw pixels and untrained networks.
+class NextSteps(NamedTuple):
+    """How to classify new pictures."""
+
+    name: str  # of the contestant that does it
+    why: str
+    commands: tuple[str, ...]  # in order
+
+
+def next_steps(study: Path, labels: LabeledData, report: StudyReport) -> NextSteps | None:
+    """How to classify new pictures with the winner; None for raw pixels and untrained networks.
 
     If the network from scratch is shown to beat the winner on a task, it is the one to use.
 
@@ -31,15 +40,17 @@ def next_steps(study: Path, labels: LabeledData, report: StudyReport) -> tuple[s
             one.role == "scratch" and one.task == task and is_shown(one) and one.found.difference < 0
             for one in report.comparisons
         ):
-            return (_command("predict", contestants / f"scratch_{number}", NEW),)
+            scratch = _command("predict", contestants / f"{SCRATCH}_{number}", NEW)
+            return NextSteps(SCRATCH, f"it beats {report.winner} on the test images", (scratch,))
     winner = contestants / report.winner
     if not (winner / ENCODER).is_dir():
-        return ()
+        return None
     probe = study.with_name(f"{study.name}-probe")
-    return (
+    commands = (
         _command("probe", "linear", f"encoder={winner}", *_settings(labels), f"out={probe}"),
         _command("predict", probe, NEW),
     )
+    return NextSteps(report.winner, "it is best on validation", commands)
 
 
 def _settings(labels: LabeledData) -> list[str]:

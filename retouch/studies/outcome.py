@@ -11,12 +11,12 @@ from finetune.records import NONE_LEFT, Checks, DataFacts
 from finetune.results import Score
 from finetune.summary import failed, leaks, unconverged
 from finetune.worth import LabelEfficiency
-from retouch.studies.contestants import SCRATCH, Restoring
+from retouch.studies.contestants import Restoring
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.journal import ProbedOnce
 from retouch.studies.parts import Parts
 from retouch.studies.plan import Plan
-from retouch.studies.results import Contender, Counts, StudyReport, Validation, Versus, touched
+from retouch.studies.results import SCRATCH, Contender, Counts, StudyReport, Validation, Versus, touched
 from retouch.studies.rivals import Answers, labels_of_tests
 from retouch.studies.scratch import scratch_seconds
 from retouch.studies.verdict import TooShort, verdict

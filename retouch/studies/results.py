@@ -18,6 +18,7 @@ from retouch.studies.plan import ProbeKind, Sizes
 
 CONTESTANTS = "contestants"  # the folder of their runs, inside the study's
 PLAN = "plan.json"
+SCRATCH = "scratch"  # the network trained on the labels alone; its run for the first task is scratch_1
 Kind = Literal["pixels", "untrained", "simple", "restoring", "pretrained", "scratch"]
 Role = Literal["untrained", "pixels", "simple", "restoring", "pretrained", "scratch"]
 

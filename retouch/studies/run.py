@@ -29,7 +29,7 @@ from retouch.studies.budget import (
     planned_again,
 )
 from retouch.studies.config import StudyConfig
-from retouch.studies.contestants import SCRATCH, check_contestants, check_pretrained, line_up, title_of
+from retouch.studies.contestants import check_contestants, check_pretrained, line_up, title_of
 from retouch.studies.final import finish
 from retouch.studies.images import Opened, StudyImages, image_size, inputs, label_set, load, open_images
 from retouch.studies.journal import Journal, read_plan
@@ -38,7 +38,7 @@ from retouch.studies.next_steps import next_steps
 from retouch.studies.parts import Parts
 from retouch.studies.plan import Plan, Wider
 from retouch.studies.race import judge_once, run_race
-from retouch.studies.results import CONTESTANTS, StudyReport
+from retouch.studies.results import CONTESTANTS, SCRATCH, StudyReport
 from retouch.studies.table import study_table
 from retouch.studies.wider import widen
 
@@ -89,8 +89,9 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
             encoder = config.out / CONTESTANTS / report.winner / ENCODER
             if encoder.is_dir():
                 write_card([config.out], encoder / README)  # replaces that of pretraining, which had no labels
-            if commands := next_steps(config.out, config.labels, report):
-                log.info("to classify new pictures:\n%s", "\n".join(f"    {command}" for command in commands))
+            if (steps := next_steps(config.out, config.labels, report)) is not None:
+                lines = "\n".join(f"    {command}" for command in steps.commands)
+                log.info("to classify new pictures with %s (%s):\n%s", steps.name, steps.why, lines)
             log.info("done in %.0f s (budget: %.0f s); report: %s", parts.journal.clock.taken, config.seconds, path)
             parts.journal.save()
             return report

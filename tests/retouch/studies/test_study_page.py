@@ -70,6 +70,7 @@ def test_the_page_says_how_to_classify_new_pictures_with_the_winner(study: Path)
     page = Page(html(read_facts([study])))
     assert page.sections.index("use") < page.sections.index("repeat")
     encoder = study / "contestants" / "colorize"
+    assert "With colorize, since it is best on validation:" in page.said
     assert f"retouch probe linear encoder={encoder} data=animals out={study}-probe" in page.said
     assert f"retouch predict {study}-probe data=my/new" in page.said
 
