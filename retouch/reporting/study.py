@@ -12,8 +12,10 @@ from retouch.reporting.facts import Facts
 from retouch.reporting.runs import Studied
 from retouch.reporting.sentences import NOT_BOLD, interval, labels_rules, listed, number, signed
 from retouch.reporting.tables import EMPTY, accuracy, gain
-from retouch.studies.plan import FINALISTS, ProbeKind, Sizes
+from retouch.studies.fits import ProbeKind
+from retouch.studies.plan import Sizes
 from retouch.studies.results import Contender, Counts, Kind, StudyReport
+from retouch.studies.rungs import FINALISTS
 from retouch.studies.verdict import shown_name
 
 RULE = (

@@ -24,8 +24,9 @@ from finetune.embedding import read_embeddings, write_embeddings
 from finetune.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from finetune.tracked import Sheet, embedding_sheet, errors_sheet, send
 from finetune.worth import LabelEfficiency
-from retouch.studies.budget import (
-    NO_TIME_FOR_SCRATCH,
+from retouch.studies.budget import NO_TIME_FOR_SCRATCH, scratch_time
+from retouch.studies.contestants import Pretrained, Restoring
+from retouch.studies.estimates import (
     change,
     damage_seconds,
     damaged_images,
@@ -34,16 +35,15 @@ from retouch.studies.budget import (
     probe_fits,
     probe_seconds,
     scratch_overhead,
-    scratch_time,
     worth_seconds,
 )
-from retouch.studies.contestants import Pretrained, Restoring
+from retouch.studies.fits import PROBES, WORTH_DRAWS, WORTH_SHARES, ProbeKind
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.journal import TestTime
 from retouch.studies.judge import Probing
 from retouch.studies.outcome import study_report
 from retouch.studies.parts import Parts
-from retouch.studies.plan import CAREFUL, PROBES, WORTH_DRAWS, WORTH_SHARES, Plan, ProbeKind
+from retouch.studies.plan import CAREFUL, Plan
 from retouch.studies.race import better
 from retouch.studies.results import CONTESTANTS, SCRATCH, StudyReport, Versus
 from retouch.studies.rivals import Answers, compared, gain_shown, labels_of_tests, rivals_of

@@ -17,7 +17,8 @@ from common.files import refuse_stream, write_json
 from common.runs.results import Record
 from finetune.records import Checks
 from finetune.results import Probed
-from retouch.studies.plan import JudgeCost, Plan, Wider
+from retouch.studies.fits import JudgeCost
+from retouch.studies.plan import Plan, Wider
 from retouch.studies.results import PLAN, UnderDamage
 
 JUDGED, CLOCK = "judged.json", "clock.json"

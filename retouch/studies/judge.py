@@ -30,9 +30,9 @@ from finetune.records import Checks
 from finetune.results import Probed
 from finetune.worth import LabelEfficiency
 from retouch.studies.contestants import Contestant
+from retouch.studies.fits import JudgeCost, ProbeKind
 from retouch.studies.images import LabelSet, chosen_rows, titled_tasks
 from retouch.studies.journal import ProbedOnce
-from retouch.studies.plan import JudgeCost, ProbeKind
 from retouch.studies.results import UnderDamage
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)

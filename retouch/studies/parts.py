@@ -8,7 +8,7 @@ from common.machine.distributed import World
 from common.runs.folder import Run
 from common.runs.made import Made
 from retouch.studies.config import StudyConfig
-from retouch.studies.contestants import Field
+from retouch.studies.field import Field
 from retouch.studies.images import StudyImages
 from retouch.studies.journal import Journal
 from retouch.studies.judge import Judge

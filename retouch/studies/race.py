@@ -14,7 +14,8 @@ from common.runs.folder import Run
 from retouch.studies.contestants import Contestant, Restoring
 from retouch.studies.journal import Journal, Judgment
 from retouch.studies.judge import Judge
-from retouch.studies.plan import Again, Plan, Timing, adapted, survivors
+from retouch.studies.plan import Plan, Timing
+from retouch.studies.rungs import Again, adapted, survivors
 
 log = logging.getLogger("retouch")
 

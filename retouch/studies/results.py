@@ -14,7 +14,8 @@ from common.runs.results import SCHEMA_VERSION, Record, load_results
 from finetune.records import Checks, DataFacts
 from finetune.results import Comparison, Probed, Score
 from finetune.worth import LabelEfficiency
-from retouch.studies.plan import ProbeKind, Sizes
+from retouch.studies.fits import ProbeKind
+from retouch.studies.plan import Sizes
 
 CONTESTANTS = "contestants"  # the folder of their runs, inside the study's
 PLAN = "plan.json"

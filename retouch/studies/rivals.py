@@ -8,7 +8,7 @@ from torch import Tensor
 
 from finetune.metrics import compare
 from retouch.reporting.compare import holm
-from retouch.studies.contestants import Field
+from retouch.studies.field import Field
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.results import Role, Versus
 from retouch.studies.verdict import is_shown

@@ -19,17 +19,12 @@ from finetune.features import Extraction
 from retouch.reporting.card import write_card
 from retouch.reporting.page import write_report
 from retouch.studies import plan as planning
-from retouch.studies.budget import (
-    enough_minutes,
-    fit_in,
-    fit_simple,
-    kept_seconds,
-    make_plan,
-    measured,
-    planned_again,
-)
+from retouch.studies import rungs
+from retouch.studies.budget import enough_minutes, fit_in, fit_simple, kept_seconds, make_plan, planned_again
 from retouch.studies.config import StudyConfig
-from retouch.studies.contestants import check_contestants, check_pretrained, line_up, title_of
+from retouch.studies.contestants import check_contestants, check_pretrained, title_of
+from retouch.studies.estimates import measured
+from retouch.studies.field import line_up
 from retouch.studies.final import finish
 from retouch.studies.images import Opened, StudyImages, image_size, inputs, label_set, load, open_images
 from retouch.studies.journal import Journal, read_plan
@@ -176,7 +171,7 @@ def _planned(parts: Parts, saved: Plan | None) -> tuple[Parts, Plan] | None:
         return None if found is None else (found.parts, saved)
     timings = measured(parts)
     kept = kept_seconds(parts, timings)
-    fastest = min(timings.values(), key=lambda one: planning.least_seconds([one]), default=None)
+    fastest = min(timings.values(), key=lambda one: rungs.least_seconds([one]), default=None)
     enough = enough_minutes(parts, [fastest]) if fastest else 0
     found = _without_training(parts, None, kept)
     if found is not None and kept and not fit_in(found.parts, timings):

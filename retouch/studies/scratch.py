@@ -23,7 +23,7 @@ from finetune.results import FinetuneResult, read_results
 from finetune.supervised import Supervised, decayed_groups
 from pretrain.config import GradientPretraining
 from retouch.studies.config import StudyConfig
-from retouch.studies.contestants import Field
+from retouch.studies.field import Field
 from retouch.studies.images import LabelSet, titled_tasks
 from retouch.studies.plan import Plan
 from retouch.studies.results import CONTESTANTS, SCRATCH

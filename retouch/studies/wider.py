@@ -14,19 +14,15 @@ from typing import NamedTuple
 from common.errors import UserError
 from common.machine.memory import readable_size
 from finetune.probes.search import FEW_IMAGES
+from retouch.studies import fits
 from retouch.studies import plan as planning
-from retouch.studies.budget import (
-    bytes_needed,
-    free_memory,
-    learning_seconds,
-    planned_probe,
-    testing_seconds,
-    time_left,
-)
+from retouch.studies.budget import planned_probe
 from retouch.studies.contestants import Contestant, Speed, Wide, dictionary_of, widened, wider_ones
+from retouch.studies.estimates import bytes_needed, free_memory, learning_seconds, testing_seconds, time_left
+from retouch.studies.fits import JudgeCost
 from retouch.studies.judge import STRENGTHS
 from retouch.studies.parts import Parts
-from retouch.studies.plan import JudgeCost, Plan, Purse, Wider
+from retouch.studies.plan import Plan, Purse, Wider
 from retouch.studies.race import better, judge_once
 
 log = logging.getLogger("retouch")
@@ -126,7 +122,7 @@ def _too_much(parts: Parts, one: Wide, narrow: JudgeCost, speed: Speed, kept: fl
     """
     images, purse = parts.images, Purse(time_left(parts), kept, alone=not kept)
     counts = {"strengths": len(STRENGTHS), "few": FEW_IMAGES}
-    cost = planning.wider_cost(narrow, images.judged, one.features, speed.image, **counts)
+    cost = fits.wider_cost(narrow, images.judged, one.features, speed.image, **counts)
     learning = learning_seconds(one, speed)
     needed = learning + cost.seconds + testing_seconds(parts, cost)
     most = purse.room(planning.WIDER_SHARE)

@@ -22,12 +22,11 @@ from finetune.data import LabeledData, load_labeled, open_sources
 from finetune.embedding import Embedding
 from finetune.metrics import score
 from pretrain.config import PretrainConfig
-from retouch.studies import budget, final, judge, outcome, run
+from retouch.studies import budget, estimates, final, judge, outcome, run
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import (
     SAVE_SECONDS,
     Contestant,
-    Field,
     Learned,
     RawPixels,
     Restoring,
@@ -36,11 +35,13 @@ from retouch.studies.contestants import (
     Untrained,
     dictionary_of,
 )
+from retouch.studies.field import Field
+from retouch.studies.fits import JudgeCost, ProbeKind
 from retouch.studies.images import label_set
 from retouch.studies.journal import BEAT, CLOCK, Clock, Journal, ProbedOnce, read_plan
 from retouch.studies.judge import Judged, Probing
 from retouch.studies.parts import Parts
-from retouch.studies.plan import JudgeCost, Plan, ProbeKind
+from retouch.studies.plan import Plan
 from retouch.studies.results import StudyReport, UnderDamage
 from tests.retouch.reporting.runs import answers_of, probe_result
 
@@ -120,7 +121,7 @@ class FakeJudge:
         return Judged({"color": right}, JudgeCost(width=cost.width, extraction=extraction, fitting=fitting))
 
     def test(self, one: Contestant) -> dict[str, judge.Tested]:
-        self.machine.work(budget.testing_seconds(self.parts, cost_of(one)) * self.machine.tests, one.name)
+        self.machine.work(estimates.testing_seconds(self.parts, cost_of(one)) * self.machine.tests, one.name)
         right = RIGHT.get(one.name, 0.4)
         return {"color": judge.Tested(None, answers_of(self.labels, right, 8), None)}  # type: ignore[arg-type]
 
@@ -133,12 +134,12 @@ class FakeJudge:
             again["color"] = UnderDamage(clean=found, damaged={"gray": found})
         if kind is None:
             return Probing(tested, {}, [], [], again)
-        self.machine.work(budget.probing_seconds(self.parts, [cost_of(one)], kind) * self.machine.probes, "probe")
+        self.machine.work(estimates.probing_seconds(self.parts, [cost_of(one)], kind) * self.machine.probes, "probe")
         outcome = ProbedOnce(outcome=probe_result()[0].linear)
         return Probing(tested, {"color": outcome}, [Embedding(torch.zeros(50, 2), self.rows[:50])], [0], again)
 
     def worth(self, one: Contestant, *given: Any) -> dict[str, Any]:
-        self.machine.work(budget.worth_seconds(self.parts) / self.machine.pace * self.machine.probes, "worth")
+        self.machine.work(estimates.worth_seconds(self.parts) / self.machine.pace * self.machine.probes, "worth")
         return {}
 
 
@@ -244,7 +245,7 @@ def patched(patch: pytest.MonkeyPatch, machine: Machine) -> None:
     patch.setattr(Simple, "fit", fit_simple)
     patch.setattr(Restoring, "fit", fit)
     patch.setattr(budget, "scratch_pace", scratch_pace)
-    patch.setattr(budget, "available_memory", lambda: machine.memory)
+    patch.setattr(estimates, "available_memory", lambda: machine.memory)
     patch.setattr(final, "run_scratch", scratch)
     patch.setattr(outcome, "scratch_seconds", lambda *given: machine.trained["scratch"])
 

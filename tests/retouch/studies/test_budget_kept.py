@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from retouch.studies import budget, run
+from retouch.studies import estimates, run
 from retouch.studies.plan import DAMAGED, RACE_SHARE
 from tests.retouch.studies.simulated import NETWORKS, Machine, labeled_images, studied
 
@@ -79,7 +79,7 @@ def test_time_is_found_for_the_network_from_scratch_after_the_first_rung(images:
 def test_the_network_from_scratch_is_trained_after_all_if_there_is_time_at_the_end(
     images: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retouch.studies.plan.YIELDED", 10.0)  # never reserved later
+    monkeypatch.setattr("retouch.studies.rungs.YIELDED", 10.0)  # never reserved later
     monkeypatch.setattr("retouch.studies.plan.FAIR", (0.1, 3.0))
     machine = Machine(tests=0.5, probes=0.5)
     report = studied(machine, images, 240.0)
@@ -203,8 +203,8 @@ def test_the_winner_is_tested_on_damaged_images_in_the_time_that_was_planned(
 def test_as_many_images_are_damaged_as_there_is_time_for(images: SimpleNamespace) -> None:
     cost = SimpleNamespace(extraction=2.4)  # a second for 1,000 images
     parts: Any = SimpleNamespace(images=images, journal=SimpleNamespace(costs=[cost]))
-    assert budget.damage_seconds(parts, 1000) == pytest.approx(3 * 1.0)
-    counts = [budget.damaged_images(parts, seconds) for seconds in (60.0, 1.5, 0.61, 0.59, 0.0, -1.0)]
+    assert estimates.damage_seconds(parts, 1000) == pytest.approx(3 * 1.0)
+    counts = [estimates.damaged_images(parts, seconds) for seconds in (60.0, 1.5, 0.61, 0.59, 0.0, -1.0)]
     assert counts == [DAMAGED, 500, 203, 0, 0, 0]
 
 
@@ -212,12 +212,12 @@ def test_as_many_images_are_damaged_as_there_is_time_for(images: SimpleNamespace
     ("memory", "contestants", "planted", "said"),
     [
         (1 << 20, None, {}, "the linear probe of kmeans on all labeled images: needs too much time or memory"),
-        (64 << 30, None, {"BASELINE_SHARE": 1e-4}, "kmeans: "),
+        (64 << 30, None, {"plan.BASELINE_SHARE": 1e-4}, "kmeans: "),
         (
             *(64 << 30, ("kmeans", "scratch"), {}),
             "scratch: it uses the network of a contestant that restores images, but none competes",
         ),
-        (64 << 30, None, {"FEWEST_STEPS": 100_000}, "mask: needs at least "),
+        (64 << 30, None, {"rungs.FEWEST_STEPS": 100_000}, "mask: needs at least "),
     ],
     ids=["no memory", "a slow baseline", "no network", "too few steps"],
 )
@@ -230,7 +230,7 @@ def test_what_is_left_out_is_said_with_its_cause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in planted.items():
-        monkeypatch.setattr(f"retouch.studies.plan.{name}", value)
+        monkeypatch.setattr(f"retouch.studies.{name}", value)
     change: dict[str, Any] = {} if contestants is None else {"contestants": contestants}
     left_out = studied(Machine(memory=memory), images, **change).left_out
     assert [line for line in left_out if line.startswith(said)], left_out

@@ -15,7 +15,8 @@ from finetune.metrics import score
 from finetune.worth import LabelEfficiency, LabelPoint
 from pretrain.config import PretrainConfig
 from retouch.reporting.compare import holm
-from retouch.studies.contestants import Field, Pretrained, RawPixels, Restoring, Simple, Untrained
+from retouch.studies.contestants import Pretrained, RawPixels, Restoring, Simple, Untrained
+from retouch.studies.field import Field
 from retouch.studies.images import label_set
 from retouch.studies.judge import probe_of
 from retouch.studies.outcome import data_facts, unchecked

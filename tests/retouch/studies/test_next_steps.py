@@ -73,7 +73,7 @@ def test_the_commands_classify_new_pictures_with_a_pretrained_winner(
 ) -> None:
     """Its weights are kept in the study, so nothing is downloaded again."""
     network = build_encoder(EncoderConfig(name="timm/test_resnet"), image_size=16)
-    monkeypatch.setattr("retouch.studies.contestants.build_encoder", lambda *_, **__: network)
+    monkeypatch.setattr("retouch.studies.field.build_encoder", lambda *_, **__: network)
     monkeypatch.setattr("retouch.studies.final.better", lambda *_: ["test_resnet"])
     values = settings(tmp_path, "study", plan=None, budget="1s", contestants=["scratch"], pretrained="timm/test_resnet")
     with caplog.at_level(logging.INFO, "retouch"):

@@ -9,33 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retouch.studies.config import seconds_of
-from retouch.studies.plan import (
+from retouch.studies.fits import PROBES, JudgeCost, fit_bytes, fit_seconds, probe_seconds, ridge_work, wider_cost
+from retouch.studies.plan import RULER_STEPS, SAVING, Plan, Purse, Rung, Sizes, Timing, sizes
+from retouch.studies.rungs import (
     FEWEST_STEPS,
-    PROBES,
-    RULER_STEPS,
-    SAVING,
-    JudgeCost,
-    Plan,
-    Purse,
-    Rung,
-    Sizes,
-    Timing,
     adapted,
     enter,
     first_steps,
-    fit_bytes,
-    fit_seconds,
     kept_seconds,
     least_seconds,
-    probe_seconds,
     race_seconds,
-    ridge_work,
     rung_ends,
     rungs_of,
-    sizes,
     survivors,
     whole_seconds,
-    wider_cost,
 )
 
 seconds = st.floats(0.0, 30.0)

@@ -7,7 +7,7 @@ import torch
 from common.machine.distributed import World
 from common.recipes import stage_config
 from pretrain.config import PretrainConfig
-from retouch.studies.contestants import before_training
+from retouch.studies.field import before_training
 from tests.toys import noise_images
 
 

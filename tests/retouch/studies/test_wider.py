@@ -19,11 +19,14 @@ from common.machine.distributed import World
 from finetune.predictions import read_predictions
 from pretrain.config import PretrainConfig
 from retouch.studies import wider
-from retouch.studies.budget import planned_probe, probe_seconds
-from retouch.studies.contestants import Field, RawPixels, Simple, Speed, Wide, dictionary_of, widened, wider_ones
+from retouch.studies.budget import planned_probe
+from retouch.studies.contestants import RawPixels, Simple, Speed, Wide, dictionary_of, widened, wider_ones
+from retouch.studies.estimates import probe_seconds
+from retouch.studies.field import Field
+from retouch.studies.fits import PROBES, JudgeCost
 from retouch.studies.journal import Clock, Journal, Judgment, read_plan
 from retouch.studies.judge import Judge
-from retouch.studies.plan import PROBES, JudgeCost, Purse, Wider
+from retouch.studies.plan import Purse, Wider
 from tests.retouch.studies.studies import settings
 
 HERE = World(0, 1, torch.device("cpu"))
@@ -76,7 +79,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Speed(4.0, 0.05, 3e-6 * learned.network.atoms)
 
     monkeypatch.setattr(Wide, "speed", speed)
-    monkeypatch.setattr("retouch.studies.budget.available_memory", lambda: 20 << 30)
+    monkeypatch.setattr("retouch.studies.estimates.available_memory", lambda: 20 << 30)
     return names
 
 
@@ -129,7 +132,7 @@ def test_the_memory_that_is_free_bounds_the_width(
     tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for free, width in ((12 << 30, 9600), (8 << 30, 6400), (1 << 30, 0)):
-        monkeypatch.setattr("retouch.studies.budget.available_memory", lambda free=free: free)
+        monkeypatch.setattr("retouch.studies.estimates.available_memory", lambda free=free: free)
         study = parts(tmp_path, left=20_000.0)
         chosen, [line] = wider.choose(study, 10.0)
         assert (widened(study.field.named("kmeans"), chosen).features if chosen else 0) == width
@@ -146,7 +149,7 @@ def test_the_winner_gets_the_usual_probe_or_a_faster_one_or_none(
         enough = probe_seconds(study, kind) / cost.share
         found += [planned_probe(study, costs, Purse(enough * share, 0.0)) for share in (1.01, 0.99)]
     assert found == ["logistic", "ridge", "ridge", None]
-    monkeypatch.setattr("retouch.studies.budget.available_memory", lambda: 1 << 30)
+    monkeypatch.setattr("retouch.studies.estimates.available_memory", lambda: 1 << 30)
     assert planned_probe(study, costs, Purse(1e6, 0.0)) is None
 
 
