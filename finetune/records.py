@@ -134,12 +134,13 @@ class EncoderFacts(Record):
     name: str
     view: View
     pretext: str | None  # the pretext it was trained with, if its folder records one
+    method: str | None = None  # what that is called (None in older files)
     sha256: str
 
     @property
     def title(self) -> str:
-        """Its display name: the pretext, or else the network."""
-        return self.pretext or self.name
+        """Its display name: the method, or else the network."""
+        return self.method or self.pretext or self.name
 
 
 class CodeProperties(Record):

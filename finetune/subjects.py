@@ -119,5 +119,6 @@ def encoder_facts(config: ProbeConfig, card: EncoderCard) -> EncoderFacts:
         name=card.name,
         view=card.view,
         pretext=card.provenance.kind,
+        method=card.provenance.method,
         sha256=card.sha256,
     )

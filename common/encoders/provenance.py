@@ -13,6 +13,8 @@ from common.data.part import Part
 
 log = logging.getLogger("retouch")
 
+FOUND_BY = {"kmeans": "kmeans", "random": "random_patches"}  # atoms of a dictionary; any other way has its own name
+
 
 class Provenance(Config):
     """What is known about the training of an encoder; a field that is not set is not known.
@@ -59,6 +61,14 @@ class Provenance(Config):
         """The kind of the method, such as ``denoise`` or ``pca``."""
         found = self.pretext.get("kind") if isinstance(self.pretext, dict) else self.pretext
         return None if found is None else str(found)
+
+    @property
+    def method(self) -> str | None:
+        """What its method is called; a dictionary of patches by how its atoms were found, as in a study."""
+        learned = self.pretext.get("learn") if isinstance(self.pretext, dict) else None
+        if self.kind != "patch_dictionary" or not isinstance(learned, str):
+            return self.kind
+        return FOUND_BY.get(learned, f"{learned} of patches")
 
     @property
     def knows_levels(self) -> bool:

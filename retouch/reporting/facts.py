@@ -26,7 +26,6 @@ from retouch.reporting.runs import (
     Probing,
     Studied,
     Winner,
-    learned_by,
     method_name,
 )
 
@@ -211,9 +210,7 @@ class Facts:
 
     def title_of(self, encoder: EncoderFacts) -> str:
         """Its short name, which others may have too."""
-        learned = {run.results.encoder_sha256: learned_by(run.card) for run in self.pretraining if run.card is not None}
-        learned |= {sha: found for run in self.probes for sha, found in run.learned.items()}
-        return method_name(encoder.title, learned.get(encoder.sha256))
+        return method_name(encoder.title)
 
     @cached_property
     def dictionaries(self) -> frozenset[str]:

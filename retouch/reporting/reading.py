@@ -32,7 +32,6 @@ from retouch.reporting.facts import Facts
 from retouch.reporting.folders import distinct_names, find_runs
 from retouch.reporting.logs import read_log
 from retouch.reporting.runs import (
-    DICTIONARY,
     Curve,
     Curves,
     FineTuning,
@@ -42,8 +41,6 @@ from retouch.reporting.runs import (
     Probing,
     Settings,
     Studied,
-    encoders_of,
-    learned_by,
 )
 from retouch.studies.results import read_results as read_study
 
@@ -113,16 +110,8 @@ def _read(folder: Path, name: str) -> Pretraining | Probing | FineTuning | Studi
     results = read_transfer(folder)
     if isinstance(results, ProbeReport):
         scores = tuple(read_scores(folder)) if (folder / LABEL_SCORES).is_file() else ()
-        return Probing(origin, results, predictions, embeddings, scores, _learned(results))
+        return Probing(origin, results, predictions, embeddings, scores)
     return FineTuning(origin, results, _read_curves(folder), predictions, _read_card(folder / CLASSIFIER))
-
-
-def _learned(report: ProbeReport) -> dict[str, str]:
-    """How the atoms of probed dictionaries were found, by sha256, where their cards are still there."""
-    probed = {one.sha256: one for one in encoders_of(report)}
-    cards = {sha: _read_card(Path(one.path)) for sha, one in probed.items() if one.name == DICTIONARY}
-    found = {sha: learned_by(card) for sha, card in cards.items() if card is not None and card.sha256 == sha}
-    return {sha: learned for sha, learned in found.items() if learned is not None}
 
 
 def _labeled(blocks: Sequence[object]) -> tuple[LabeledData, ...]:

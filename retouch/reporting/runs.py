@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,21 +21,11 @@ from retouch.reporting.logs import Log
 from retouch.studies.results import Counts, StudyReport, UnderDamage
 
 DICTIONARY = "patch_dictionary"  # the method, and the network
-FOUND_BY = {"kmeans": "kmeans", "random": "random_patches"}  # as in a study
 
 
-def method_name(method: str, learned: str | None) -> str:
-    """What a method is called in a report; a dictionary by how its atoms were found, if that is known."""
-    if method != DICTIONARY:
-        return method
-    return "patch dictionary" if learned is None else FOUND_BY.get(learned, f"{learned} of patches")
-
-
-def learned_by(card: EncoderCard) -> str | None:
-    """How the atoms of a dictionary were found; None for other encoders."""
-    pretext = card.provenance.pretext
-    found = pretext.get("learn") if isinstance(pretext, dict) else None
-    return found if isinstance(found, str) else None
+def method_name(method: str) -> str:
+    """What a method is called in a report, also where it is not known how the atoms of a dictionary were found."""
+    return "patch dictionary" if method == DICTIONARY else method
 
 
 def encoders_of(report: ProbeReport) -> list[EncoderFacts]:
@@ -131,7 +120,8 @@ class Pretraining:
     @property
     def method(self) -> str:
         """What it learned with, as it is called in a report."""
-        return method_name(self.results.method, None if self.card is None else learned_by(self.card))
+        known = None if self.card is None else self.card.provenance.method
+        return method_name(known or self.results.method)
 
     @property
     def mirrored(self) -> bool:
@@ -148,7 +138,6 @@ class Probing:
     predictions: tuple[Predictions, ...]  # one per result; empty if there are none
     embeddings: tuple[Embedding, ...] = ()  # likewise
     label_scores: tuple[ReadScores, ...] = ()  # one per result with several labels per image; empty if there are none
-    learned: Mapping[str, str] = field(default_factory=dict)  # how the atoms of a dictionary were found, by its sha256
 
 
 @dataclass(frozen=True)

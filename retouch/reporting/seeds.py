@@ -51,7 +51,7 @@ def _table(facts: Facts, group: Group) -> Table:
 
 def _pretraining(name: str, found: PretrainSeeds) -> Table:
     rows = [(Cell(key), Cell(one.text, one.interval)) for key, one in found.spreads.items()]
-    note = f"{method_name(found.runs[0].method, None)}, {len(found.seeds)} seeds"
+    note = f"{method_name(found.runs[0].method)}, {len(found.seeds)} seeds"
     return Table((Column("number", numeric=False), Column("mean")), tuple(rows), title=name, note=note)
 
 

@@ -8,9 +8,12 @@ import pytest
 
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.export import export_encoder
+from common.encoders.load import read_encoder_card
 from common.encoders.provenance import Provenance
+from finetune.config import ProbeConfig
 from finetune.predictions import Predictions
 from finetune.results import ProbeResult
+from finetune.subjects import encoder_facts
 from retouch.reporting.answer import verdict
 from retouch.reporting.limits import limits
 from retouch.reporting.page import html
@@ -24,12 +27,12 @@ NETWORK = "Each gain is over a single untrained network, the one that training b
 
 
 def probed(folder: Path, learn: str | None) -> tuple[ProbeResult, Predictions]:
-    """The probe of a dictionary whose card says how its atoms were found; None: there is no card any more."""
+    """The probe of a dictionary whose card says how its atoms were found; None: an older file, which does not."""
     encoder = build_encoder(EncoderConfig(name="patch_dictionary", model_args={"atoms": 8, "patch": 4}), image_size=16)
-    pretext = {"kind": "patch_dictionary", "learn": learn}
-    sha = "d" * 64 if learn is None else export_encoder(encoder, folder, Provenance(pretext=pretext))
-    result, predictions = probe_result(pretext="patch_dictionary", sha256=sha)
-    facts = result.encoder.model_copy(update={"name": "patch_dictionary", "path": str(folder)})
+    export_encoder(encoder, folder, Provenance(pretext={"kind": "patch_dictionary", "learn": learn}))
+    facts = encoder_facts(ProbeConfig(encoder=folder, out=folder / "probe"), read_encoder_card(folder))
+    result, predictions = probe_result(pretext="patch_dictionary", sha256=facts.sha256)
+    facts = facts.model_copy(update={"method": None}) if learn is None else facts
     return result.model_copy(update={"encoder": facts}), predictions
 
 
