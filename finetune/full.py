@@ -25,7 +25,8 @@ from common.engine.settings import StopConfig
 from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.machine.room import check_training_batch
-from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
+from common.runs.continuing import say_how_to_continue
+from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.made import ENCODER_INPUT, Made, made
 from common.runs.tracking import Tracker
@@ -98,7 +99,7 @@ def finetune(
     with world() as here, numbered(config, here) as config:
         ran = _run(config, here, images, stop)
         if not ran.finished:
-            say_how_to_continue(config)
+            say_how_to_continue(config.out)
             return None
 
         # baselines, each a separate run in the same group
@@ -109,7 +110,7 @@ def finetune(
             if config.compare.from_scratch:
                 other = _run(scratch_settings(config), here)
                 if not other.finished:
-                    say_how_to_continue(config)
+                    say_how_to_continue(config.out)
                     return None
                 scratch = other.tested
             if config.compare.linear_probe and here.size == 1:
@@ -333,8 +334,7 @@ def _train(opened: Opened, run: Run, stop: StopConfig) -> _Fit:
         until=stop.at,
         seconds=stop.after,
     )
-    if training.finished and training.best is None:  # it ended before its first validation
-        classifier.eval()
+    if here.is_main and training.finished and training.best is None:  # it ended before its first validation
         training = replace(training, best=evaluate(training.step)["val/accuracy"], best_step=training.step)
     return _Fit(classifier, training, len(fit), validation, tuner.start_converged)
 

@@ -7,7 +7,8 @@ from common.encoders.load import ENCODER
 from common.engine.checkpoint import keep_final
 from common.engine.loop import Periodic, Trained, learn
 from common.machine.distributed import world
-from common.runs.folder import Run, numbered, open_run, say_how_to_continue
+from common.runs.continuing import say_how_to_continue, say_paused
+from common.runs.folder import Run, numbered, open_run
 from common.runs.logs import early_log
 from pretrain.config import PretrainConfig
 from pretrain.export import export, report
@@ -42,6 +43,11 @@ def pretrain(config: PretrainConfig, images: Images | None = None) -> Pretrained
             if (final := opened.learner.final_tensors()) is not None:
                 keep_final(run.checkpoints, final)
             results = report(opened, run, training, measured, sha256)
+            if training.step < training.steps and not shown.flat:
+                stop = opened.learner.stop
+                at = stop.at is not None and training.step >= stop.at
+                setting = f"stop.at={stop.at}" if at else f"stop.after={stop.after:g}"
+                say_paused(config.out, training.step, training.steps, setting)
             return Pretrained(training, opened.config.out / ENCODER, results)
 
 
@@ -69,7 +75,7 @@ def _learn(opened: Opened, run: Run) -> tuple[Trained, _Shown]:
         seconds=learner.stop.after,
     )
     if not training.finished:
-        say_how_to_continue(config)
+        say_how_to_continue(config.out)
     return training, shown
 
 
@@ -97,6 +103,11 @@ class _Shown:
                 levels=self.learner.images.levels,
             )
             self.tasks.append(Periodic(config.panels_every, watch.show))
+
+    @property
+    def flat(self) -> bool:
+        """Whether training has ended because its loss made no more progress."""
+        return self.ruler is not None and self.ruler.flat()
 
     def last(self, step: int) -> Measured | None:
         """Draw the trained learner, and leave it in eval mode; returns its last measurement if it restores images."""

@@ -8,7 +8,8 @@ from common.engine.loop import Trained
 from common.errors import check_all
 from common.files import write_json
 from common.machine.distributed import gather, world
-from common.runs.folder import numbered, say_how_to_continue
+from common.runs.continuing import say_how_to_continue
+from common.runs.folder import numbered
 from common.runs.results import RESULTS
 from common.runs.screen import screen
 from common.runs.seeds import check_group, has_finished, open_group, with_each_seed
@@ -45,7 +46,7 @@ def pretrain(config: PretrainConfig) -> Pretrained:
                 log.info("seed %d, %d of %d%s", one.seed, number, len(runs), ": finished before" if there else "")
                 training = _before(one) if there else run.pretrain(one).training
                 if not training.finished:
-                    say_how_to_continue(config)
+                    say_how_to_continue(config.out)
                     return Pretrained(training)
             return _summarized(config, runs, training) if here.is_main else Pretrained(training)
 

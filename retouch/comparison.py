@@ -35,6 +35,8 @@ NOT_COMPARED = {
     "originals": "facts about the images, whose fingerprints are compared before the run starts",
     "test_originals": "likewise",
     "made": "versions and machine, which are compared before the run starts",
+    "verdict": "sentences about a study's numbers, which are compared, and its seconds",
+    "left_out": "contestants that are missing, which is seen, with the seconds that were left",
 }
 
 # display names of the networks that fine-tuning tests, by their keys in its results and columns in its predictions

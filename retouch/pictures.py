@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -69,7 +70,10 @@ def write_images(
     paths = [
         folder / ("" if classes is None else classes[place]) / f"{row:0{width}d}.png" for place, row in enumerate(rows)
     ]
-    if taken := [str(path) for path in paths if path.exists()]:
+    check_all(
+        *(lambda place=place: check_place(place, "folder") for place in dict.fromkeys(path.parent for path in paths))
+    )
+    if taken := [str(path) for path in paths if os.path.lexists(path)]:  # also a link that leads nowhere
         raise UserError(f"{folder}: there already: {first(taken)}; give a new folder")
     written, failed = list[Path](), list[str]()
     for row, path in zip(rows, paths, strict=True):

@@ -149,7 +149,8 @@ def _settings(folder: Path, then: Results) -> Settings:
     ends = {run.steps for run in runs}
     if isinstance(config, GradientPretraining) and len(ends) == 1:  # seeds that stopped when flat do so again
         # a resumed run may have ended at another step than its first settings
-        return config.model_copy(update={"stop": config.stop.model_copy(update={"at": ends.pop()})})
+        stop = config.stop.model_copy(update={"at": ends.pop(), "after": None})
+        return config.model_copy(update={"stop": stop})
     return config
 
 

@@ -155,6 +155,11 @@ def _refuse_unlikely(folder: Path) -> None:
             f"{folder} holds runs with several seeds: give one of them, such as {one} (retouch probe alone takes all, "
             "and measures each)"
         )
+    if stage == "study":
+        raise UserError(
+            f"{folder} is a study, whose contestants have an encoder each; use one of them, such as "
+            f"{min(folder.glob(f'contestants/*/{ENCODER}'), default=folder / 'contestants/NAME/encoder').parent}"
+        )
     if stage is not None:
         raise UserError(
             f"{folder} is a run of {command(stage)}, which exports no encoder; use the run that it was given"

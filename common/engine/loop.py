@@ -134,8 +134,6 @@ def learn(
             if due.stop or ending:
                 break
 
-    if progress.step < end and not stop.asked and training.timed_out:
-        log.info("paused at step %d of %d, after %.0f s of training", progress.step, steps, progress.seconds)
     # asked here again: the signal may have come in the last step, or while its weights were evaluated and saved
     if world.any(stop.asked):
         log.info("stopped at step %d of %d with a checkpoint", progress.step, steps)

@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -23,6 +22,7 @@ from common.config import MANY, Config, OutPath, dump_config
 from common.errors import UserError
 from common.files import check_place, command, in_full, is_group, leftover, remove_folder, run_stage, write_text
 from common.machine.distributed import World, gather
+from common.runs.continuing import OPEN, how_to_continue
 from common.runs.lock import LOCK, check_unused, locked
 from common.runs.logs import EarlyLog, add_log_file, log_versions
 from common.runs.tracking import Tracker, WandbConfig
@@ -83,7 +83,6 @@ S = TypeVar("S", bound=StageConfig)
 
 NUMBER = "{n}"  # in the name of `out`: the number of the run
 SHOWN_RUNS = 5  # in one message
-_OPEN: ContextVar[Path | None] = ContextVar("open", default=None)  # the folder of the outermost open run
 
 
 def with_group(config: S, encoder_group: str | None = None) -> S:
@@ -100,17 +99,6 @@ def with_group(config: S, encoder_group: str | None = None) -> S:
 def run_name(folder: Path) -> str:
     """A run's name outside its folder; a run of a group is named after its group too."""
     return f"{folder.parent.name}-{folder.name}" if is_group(folder.parent) else folder.name
-
-
-def say_how_to_continue(config: StageConfig) -> None:
-    """Log how to continue a run that was stopped with a checkpoint; a group, or the run around it, does so for it."""
-    if not is_group(config.out.parent) and _OPEN.get() in (None, config.out):
-        log.info("to continue, %s", how_to_continue(config))
-
-
-def how_to_continue(config: StageConfig) -> str:
-    """What to do to continue a run."""
-    return f"run the same command with out={config.out} resume=true"
 
 
 # ---- numbered run folders
@@ -249,17 +237,17 @@ def open_run(config: StageConfig, world: World, early: EarlyLog | None = None) -
         settings = config.model_dump(mode="json")
         tracker = Tracker(config.wandb, config.out, job_type=config.stage, settings=settings)
         exit_code = 1
-        outermost = _OPEN.get()
-        token = _OPEN.set(outermost or config.out)
+        outermost = OPEN.get()
+        token = OPEN.set(outermost or config.out)
         try:
             yield Run(config.out, world, tracker, resumed)
             exit_code = 0
         except BaseException as stopped:
             if not isinstance(stopped, Exception) and outermost is None and not is_group(config.out.parent):
-                stopped.add_note(how_to_continue(config))  # for the command line, which knows no folder
+                stopped.add_note(how_to_continue(config.out))  # for the command line, which knows no folder
             raise
         finally:
-            _OPEN.reset(token)
+            OPEN.reset(token)
             tracker.finish(exit_code)
             log_file.close()
 

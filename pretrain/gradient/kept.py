@@ -209,6 +209,10 @@ def decoder_folder(run: str | Path) -> Path:
                 f"{path} is a run of the linear family, which keeps no decoder: use a run of denoise, colorize, mask "
                 "or mixed"
             )
+        if (above / DECODER).exists():
+            raise UserError(
+                f"{above / DECODER} is not a decoder: it is damaged, or holds other files; move it away, and {AGAIN}"
+            )
         raise UserError(f"{path} has no {DECODER}/: an older version of Retouch made this run; {AGAIN}")
     raise UserError(
         f"{path} is not a run of retouch pretrain, and no other run keeps a decoder; give the folder of one"

@@ -64,10 +64,11 @@ def _are_those_of(results: PretrainResults, images: Source) -> bool:
 
 
 def _places(source: Source, rows: Tensor) -> Iterator[str]:
-    """Where each row comes from: the file as the system names it, and for a patch, that of its image."""
+    """Where each row comes from: the file that a link leads to, and for a patch, that of its image."""
     while isinstance(source, PatchesSource):
         source, rows = source.source, rows // source.rows_per_image
     real: Callable[[str], str] = cache(os.path.realpath)
     for row in rows.tolist():
         above, name = os.path.split(source.where(row))
-        yield f"{real(above)}/{name}"
+        file = f"{real(above)}/{name}"
+        yield real(file) if os.path.islink(file) else file  # noqa: PTH114 -- a Path for each image takes long

@@ -73,7 +73,7 @@ class RunFacts(Config):
     @property
     def state_text(self) -> str:
         """``stopped at step 400 of 1,500``."""
-        if self.state == "finished" or self.step is None:
+        if self.step is None or (self.state == "finished" and self.step == (self.steps or self.step)):
             return self.state
         of = "" if self.steps is None else f" of {self.steps:,}"
         return f"{self.state} at step {self.step:,}{of}"

@@ -261,6 +261,7 @@ class Level(Part):
 
 class Restore(Result):
     restored: int
+    measured: int = 0
     learned: int | None = None
     before: Level | None = None
     after: Level | None = None
@@ -271,8 +272,14 @@ class Restore(Result):
         text = counted(self.restored, "picture")
         if self.before is None or self.after is None:
             return Headline(text)
+        text += _of_these(self.measured, self.learned)
         text = f"{text}, PSNR {self.after.psnr:.1f} (damaged {self.before.psnr:.1f})"
-        return Headline(text, self.after.psnr, "psnr", on_training=bool(self.learned))
+        return Headline(text, self.after.psnr, "psnr", on_training=self.measured == self.learned)
+
+
+def _of_these(pictures: int, learned: int | None) -> str:
+    """How many of the pictures were learned from, if not all or none."""
+    return f" ({learned:,} learned from)" if learned and learned < pictures else ""
 
 
 class Surprising(Part):
@@ -287,8 +294,9 @@ class Strange(Result):
     @property
     def headline(self) -> Headline:
         """The number of pictures, and the largest surprise."""
-        text = f"{counted(self.ranked, 'picture')}, largest surprise {self.top[0].surprise:.1f} dB"
-        return Headline(text, on_training=bool(self.learned))
+        text = counted(self.ranked, "picture") + _of_these(self.ranked, self.learned)
+        text = f"{text}, largest surprise {self.top[0].surprise:.1f} dB"
+        return Headline(text, on_training=self.ranked == self.learned)
 
 
 Kind = (

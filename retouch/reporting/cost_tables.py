@@ -63,7 +63,7 @@ def _of_study(facts: Facts, study: Studied) -> list[tuple[Cell, ...]]:
     """The parts of a study's time that are no runs of pretraining, which have rows of their own."""
     report, inside = study.report, study.origin.folder / CONTESTANTS
     parts = [
-        (_networks(one, len(report.classes)), "train", one.trained, f"{one.planned * len(report.classes):,}")
+        (_networks(one, len(report.classes)), "train", one.trained, f"{_steps(one, len(report.classes)):,}")
         for one in report.contenders
         if one.kind == "scratch" and one.trained is not None
     ]
@@ -83,8 +83,13 @@ def _of_study(facts: Facts, study: Studied) -> list[tuple[Cell, ...]]:
 
 
 def _networks(one: Contender, tasks: int) -> str:
-    """The networks from scratch: one for each task, each of which takes the steps that were planned."""
+    """The networks from scratch: one for each task."""
     return f"{shown_name(one.name, one.kind)}{f', {tasks} networks' if tasks > 1 else ''}"
+
+
+def _steps(one: Contender, tasks: int) -> int:
+    """Of the networks from scratch, together."""
+    return one.planned * tasks if one.taken is None else one.taken
 
 
 def machine_text(made: Made) -> str:

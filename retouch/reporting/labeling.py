@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.files import as_utf8
 from retouch.reporting.blocks import Block, Commands, Frame, Prose
 from retouch.reporting.facts import Facts
+from retouch.studies.results import CONTESTANTS
 
 SENTENCE = (
     "To label these images in a browser with an encoder's help, run the command below. It writes a page that shows the "
@@ -56,9 +57,10 @@ def labeling_frame(facts: Facts, settings: Sequence[str]) -> Frame:
 
 
 def _encoders(facts: Facts) -> dict[str, Path]:
-    """The first run on each source of files that still exists, by source."""
+    """The winner of a study, or else the first run, on each source of files that still exists, by source."""
+    winners = {run.origin.folder / CONTESTANTS / run.report.winner for run in facts.studies}
     encoders: dict[str, Path] = {}
-    for run in facts.pretraining:
+    for run in sorted(facts.pretraining, key=lambda run: run.origin.folder not in winners):
         source = run.origin.settings.data.source or ""
         if run.card is not None and _is_of_files(source):
             encoders.setdefault(source, run.origin.folder)

@@ -136,12 +136,12 @@ def _why_chosen(facts: Facts, report: StudyReport) -> list[str]:
         could = [one for one in report.contenders if one.kind != "scratch"]
         best = max(could, key=lambda one: one.test[task].accuracy)
         if best.test[task].accuracy > chosen.test[task].accuracy:
-            found.append(f"{facts.about(task)}{shown_name(best.name, best.kind)} is more accurate on the test")
+            found.append(f"{facts.about(task)}{shown_name(best.name, best.kind)}")
     if not found:
         return []
     return [
-        f"{'; '.join(found)}, but {report.winner} was chosen, since it is best on validation: a choice on the test "
-        "images would favor luck, and its accuracy would be too high."
+        f"Higher on the test than the chosen one: {'; '.join(found)}. The choice was made on validation all the same: "
+        "a choice on the test images would favor luck, and its accuracy would be too high."
     ]
 
 

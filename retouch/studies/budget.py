@@ -165,8 +165,9 @@ def make_plan(
     if wanted:
         left -= scratch_overhead(parts)
     reserved = wanted and 0 < len(inside) == len(rungs.enter(timings, left, scratch=True)[0])
-    if inside and slow:
-        enough = enough_minutes(parts, list(timings.values()))
+    untried = tuple(name for name in timings if name not in inside) if inside else ()
+    enough = enough_minutes(parts, list(timings.values())) if untried else 0
+    if untried:
         slow = [f"{line}; budget={enough}m would be enough for all of them" for line in slow]
     if wanted and not reserved:
         slow.append(NO_TIME_FOR_SCRATCH)
@@ -191,6 +192,8 @@ def make_plan(
         worth=end.worth,
         damaged=end.damaged,
         timings=inside,
+        enough=enough,
+        untried=untried,
         left_out=tuple(left_out),
     )
 

@@ -203,8 +203,12 @@ def _test_winner(parts: Parts, plan: Plan, winner: str, answers: Answers) -> Pla
             *(winner, kind, f"{one.outcome.n_train:,}", 100 * one.outcome.test.accuracy, task),
         )
     parts.journal.keep_probe(found.probed, found.damage)
-    lines = [] if kind else [f"the linear probe of {winner} on all labeled images: needs too much time or memory"]
-    lines += [] if damaged else [f"{winner} on damaged test images: needs too much time"]
+    given = "not in the plan that is repeated" if parts.config.plan is not None else ""
+    lines = []
+    if kind is None:
+        lines.append(f"the linear probe of {winner} on all labeled images: {given or 'needs too much time or memory'}")
+    if not damaged:
+        lines.append(f"{winner} on damaged test images: {given or 'needs too much time'}")
     decided = {"probe": kind is not None, "probe_kind": kind or plan.probe_kind, "damaged": damaged}
     plan = plan.model_copy(update=decided)
     plan = _skipped(plan, lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +35,8 @@ def next_steps(study: Path, labels: LabeledData, report: StudyReport) -> NextSte
         study: its folder.
         labels: its first label set.
     """
+    if study.name in ("", ".."):  # the probe is named after it
+        study = Path(os.path.abspath(study))  # noqa: PTH100 -- resolve() would follow links
     contestants = study / CONTESTANTS
     for number, task in enumerate(report.classes, start=1):
         if any(

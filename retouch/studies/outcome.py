@@ -54,7 +54,7 @@ def study_report(
     checks = {task: one.checks for task, one in probed.items() if one.checks is not None}
     facts = data_facts(images.sets, everything=bool(probed))
     [leader] = [one for one in contenders if one.name == winner]
-    too_short = TooShort(parts.config.seconds, plan.enough) if plan.enough else None
+    too_short = TooShort(parts.config.seconds, plan.enough, plan.untried) if plan.enough else None
     return StudyReport(
         verdict=verdict(leader, comparisons, worth, contenders, too_short),
         winner=winner,
@@ -63,7 +63,7 @@ def study_report(
         probe={task: one.outcome for task, one in probed.items()},
         probe_kind=plan.probe_kind,
         checks=checks,
-        notes=(*notes(checks, facts, labels), *_unconverged(plan, probed), *unchecked(contenders)),
+        notes=(*notes(checks, facts, labels), *_unconverged(plan, probed), *unchecked(contenders), *_shortened(plan)),
         worth=worth,
         damage=journal.memory.damage,
         budget=parts.config.seconds,
@@ -94,7 +94,11 @@ def _contender(
 ) -> Contender:
     if name == SCRATCH:
         seconds = scratch_seconds(parts.config, parts.images.sets)
-        return Contender(name=name, kind="scratch", view="rgb", planned=plan.scratch, trained=seconds, test=test)
+        taken = sum(plan.scratch_ends.get(task, plan.scratch) for task in test)
+        planned = plan.scratch
+        return Contender(
+            name=name, kind="scratch", view="rgb", planned=planned, taken=taken, trained=seconds, test=test
+        )
     one = parts.field.named(name)
     twin = one.twin if isinstance(one, Restoring) else None
     return Contender(
@@ -165,6 +169,15 @@ def unchecked(contenders: Sequence[Contender]) -> list[str]:
         f"{one.name} may have seen these test images, with their labels: what it was trained on is not checked"
         for one in contenders
         if one.kind == "pretrained"
+    ]
+
+
+def _shortened(plan: Plan) -> list[str]:
+    """A warning about each network from scratch that ended early: with more time, it may be better."""
+    return [
+        f"{task}: training from scratch ended after {taken:,} of {plan.scratch:,} steps, before its schedule did, "
+        "since it was slower than planned: in all of them it may reach more"
+        for task, taken in plan.scratch_ends.items()
     ]
 
 

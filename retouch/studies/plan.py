@@ -96,7 +96,8 @@ class Plan(Record):
     scratch_settled: bool = True  # whether its number of steps is final: it is known when the race has ended
     probe: bool  # whether the winner gets a linear probe on all labeled images
     probe_kind: ProbeKind = "logistic"  # the usual one, or the faster ridge regression
-    enough: int = 0  # minutes that would be enough to train a network; 0: one is trained, or none was to be
+    enough: int = 0  # minutes that would be enough to train a network, or all of them if some are trained; 0: all are
+    untried: tuple[str, ...] = ()  # networks for which there is too little time, if others are trained
     worth: bool = False  # whether to measure how many labels the winner saves
     damaged: int = 0  # test images of each label set on which the winner is tested again, damaged
     timings: dict[str, Timing] = Field(default_factory=dict)

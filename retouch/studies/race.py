@@ -97,6 +97,8 @@ def run_race(
                 return None
             judged.append(found)
             if found.steps < plan.rungs[number - 1].steps[one.name]:
+                steps = f"{found.steps:,} of {plan.rungs[number - 1].steps[one.name]:,} steps"
+                log.info("%s took %s, since training is slower than planned", one.name, steps)
                 plan = plan.ended(one.name, number, found.steps)
                 journal.save_plan(plan)
         if number == rungs:

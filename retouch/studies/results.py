@@ -47,6 +47,9 @@ class Contender(Record):
     twin: str | None = None  # its untrained network
     validations: tuple[Validation, ...] = ()  # empty for the network from scratch, which is validated differently
     planned: int = 0  # steps of its whole training
+    taken: int | None = (
+        None  # steps of the networks from scratch, over all tasks; None for all others, and in older files
+    )
     trained: float | None = None  # seconds of training of the network from scratch; None for all others
     features: int | None = None  # that are judged; None for the network from scratch (and in older files)
     test: dict[str, Score]  # by task

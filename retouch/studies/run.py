@@ -11,9 +11,11 @@ from common.encoders.readme import README
 from common.errors import UserError, check_all
 from common.machine.distributed import World, world
 from common.machine.precision import resolve_precision
-from common.runs.folder import Run, check_run_folder, numbered, open_run, say_how_to_continue, with_group
+from common.runs.continuing import say_how_to_continue
+from common.runs.folder import Run, check_run_folder, numbered, open_run, with_group
 from common.runs.logs import early_log
 from common.runs.made import made
+from common.runs.results import RESULTS
 from common.runs.screen import print_line, screen
 from finetune.features import Extraction
 from retouch.reporting.card import write_card
@@ -33,7 +35,7 @@ from retouch.studies.next_steps import next_steps
 from retouch.studies.parts import Parts
 from retouch.studies.plan import Plan, Wider
 from retouch.studies.race import judge_once, run_race
-from retouch.studies.results import CONTESTANTS, SCRATCH, StudyReport
+from retouch.studies.results import CONTESTANTS, SCRATCH, StudyReport, read_results
 from retouch.studies.table import study_table
 from retouch.studies.wider import widen
 
@@ -65,7 +67,7 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
             lambda: _given(config),
             lambda: check_contestants(config),
             lambda: check_pretrained(config),
-            lambda: check_run_folder(config),
+            lambda: _check_folder(config),
         )
         config = with_group(config)
         with open_run(config, here, early) as run:
@@ -74,7 +76,7 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
                 report = answer(parts, given)
             if report is None:
                 parts.journal.save()
-                say_how_to_continue(config)
+                say_how_to_continue(config.out)
                 return None
             console = screen()
             console.print(study_table(report))
@@ -90,6 +92,22 @@ def study(config: StudyConfig, started: float | None = None) -> StudyReport | No
             log.info("done in %.0f s (budget: %.0f s); report: %s", parts.journal.clock.taken, config.seconds, path)
             parts.journal.save()
             return report
+
+
+def _check_folder(config: StudyConfig) -> None:
+    """Check the run folder.
+
+    Raises:
+        UserError: it cannot be used, or holds a study that has finished with another budget.
+    """
+    if not check_run_folder(config) or not (config.out / RESULTS).is_file():
+        return
+    before = read_results(config.out).budget
+    if config.seconds != before:
+        raise UserError(
+            f"resume=true, but {config.out} has finished, with a budget of {before:.0f} s; networks that have ended "
+            f"their training learn no more: start a new study with budget={config.budget} and another out"
+        )
 
 
 def _given(config: StudyConfig) -> Plan | None:
@@ -203,7 +221,8 @@ def _without_training(parts: Parts, saved: Plan | None, kept: float) -> _Fitted 
 
 def _repeated(given: Plan, parts: Parts) -> Plan:
     """The plan of another study, which is followed however long it takes, with a line about each that it leaves out."""
-    reasons = {line.partition(":")[0]: line for line in given.left_out}
+    reasons = {line.partition(":")[0]: line.partition(":")[2].strip() for line in given.left_out}
+    widened = [line for line in given.left_out if any(line.startswith(f"{one.name}_") for one in parts.field.simple)]
     planned = {*given.steps, *given.simple, *((given.wider.name,) if given.wider else ())}
     missing = [one.name for one in (*parts.field.simple, *parts.field.restoring) if one.name not in planned]
     if SCRATCH in parts.config.contestants and given.scratch_settled and not given.scratch:
@@ -212,13 +231,20 @@ def _repeated(given: Plan, parts: Parts) -> Plan:
         update={
             "settled": len(given.rungs),
             "scratch_most": None,
+            "skipped": (),
+            "enough": given.enough if 60 * given.enough > parts.config.seconds else 0,
             "left_out": (
                 *parts.field.left_out,
-                *(reasons.get(name, f"{name}: the plan does not have it") for name in missing),
-                *(given.wider.left_out if given.wider else ()),
+                *(f"{name}: not in the plan that is repeated{_because(reasons.get(name))}" for name in missing),
+                *(f"{line} (when the plan was made)" for line in widened),
             ),
         }
     )
+
+
+def _because(reason: str | None) -> str:
+    """The reason that the study had that made the plan."""
+    return f" (then: {reason})" if reason else ""
 
 
 def answer(parts: Parts, given: Plan | None) -> StudyReport | None:

@@ -70,6 +70,14 @@ class TooShort(NamedTuple):
 
     budget: float  # seconds
     enough: int  # minutes that would be enough
+    untried: tuple[str, ...] = ()  # these networks, if others were trained; none: no network was
+
+    @property
+    def said(self) -> str:
+        """Who was not trained, if others were, and what would be enough."""
+        return (
+            f"There was no time to try {listed(self.untried)}; budget={self.enough}m would be enough for all of them."
+        )
 
 
 def verdict(
@@ -86,10 +94,10 @@ def verdict(
     Args:
         worth: by task, what the winner's training is worth in labels, where that was measured.
         contenders: all contestants: unless the answer is yes, it says how long the best network was trained.
-        too_short: given if no network could be trained, so that the question is not answered.
+        too_short: given if networks could not be trained: if that is none, the question is not answered.
     """
     rivals = Rivals(comparisons)
-    if too_short is not None:
+    if too_short is not None and not too_short.untried:
         first = (
             f"Not answered: {too_short.budget:.0f} s are too few to train a network on these images; "
             f"try budget={too_short.enough}m."
@@ -97,6 +105,7 @@ def verdict(
         return (first, f"Of the rest, {_best(winner)}.", *_others(winner, rivals, set()))
     first, said = _answer(winner, rivals, worth or {})
     others = [*_others(winner, rivals, said), *_saved_on(rivals, worth or {})]
+    others += [] if too_short is None else [too_short.said]
     if first.startswith("Yes"):
         return (first, *others)
     return tuple(filter(None, [first, _own_gain(winner, rivals, contenders), *others, trained(contenders)]))

@@ -38,12 +38,19 @@ def test_paused_run_goes_on_bit_for_bit_like_one_never_paused(whole: Path, tmp_p
     assert (out / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
 
-def test_run_that_has_taken_its_seconds_pauses_and_goes_on_bit_for_bit(whole: Path, tmp_path: Path) -> None:
+def test_run_that_has_taken_its_seconds_pauses_and_goes_on_bit_for_bit(
+    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "retouch")
     out = tmp_path / "run"
     for resume in (False, True):  # and stays where it is, as long as it may take no longer
         paused = retouch.pretrain(pretraining(out, resume=resume, stop={"after": 1e-6}, **LINES))
         assert (paused.training.step, paused.training.steps, paused.training.finished) == (1, STEPS, True)
+    again = f"run the same command with out={out} resume=true"
+    said = f"paused at step 1 of {STEPS} (stop.after=1e-06); to go on, {again}, and a larger stop.after or none"
+    assert said in caplog.text
     paused = retouch.pretrain(pretraining(out, resume=True, stop={"at": 3}, **LINES))
+    assert f"paused at step 3 of {STEPS} (stop.at=3); to go on, {again}, and a larger stop.at or none" in caplog.text
     half = paused.training.seconds / 2  # those of all processes count
     assert retouch.pretrain(pretraining(out, resume=True, stop={"after": half}, **LINES)).training.step == 3
     retouch.pretrain(pretraining(out, resume=True, stop={"after": 1e6}, **LINES))

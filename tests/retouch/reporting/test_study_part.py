@@ -18,7 +18,7 @@ from tests.retouch.reporting.runs import probe_result, write_probe
 from tests.retouch.studies.finished import write_study
 
 OLD = "ridge regression fitted on 720, so test accuracy is usually above validation accuracy; differences are paired"
-WHY = "was chosen, since it is best on validation: a choice on the test images would favor luck"
+WHY = "The choice was made on validation all the same: a choice on the test images would favor luck"
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_the_chosen_one_is_called_so_and_why_it_need_not_be_the_best_on_test(stu
     assert WHY not in said(study)  # colorize has 80% on test, mask 79%
     assert "colorize chosen: best on validation" in said(study).replace("colorizechosen", "colorize chosen")
     second = said(updated(study, winner="mask"))
-    assert f"colorize is more accurate on the test, but mask {WHY}" in second
+    assert f"Higher on the test than the chosen one: colorize. {WHY}" in second
 
 
 def test_a_network_from_scratch_could_not_be_chosen(study: Facts) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from retouch.studies import estimates, run
+from retouch.studies import budget, estimates, run
 from retouch.studies.plan import DAMAGED, RACE_SHARE
 from tests.retouch.studies.simulated import NETWORKS, Machine, labeled_images, studied
 
@@ -146,6 +146,9 @@ def test_a_budget_without_time_for_some_networks_says_which_would_be_enough_for_
     said = {re.search(r"; budget=(\d+)m would be enough for all of them$", line)[1] for line in reasons}  # type: ignore[index]
     [minutes] = map(int, said)
     assert 9 <= minutes <= 10  # with 8 minutes, one of them is left out
+    untried = [line for line in report.verdict if line.startswith("There was no time to try ")]
+    enough = f"budget={minutes}m would be enough for all of them."
+    assert untried == [f"There was no time to try denoise, mask and mixed; {enough}"]
     longer = studied(Machine(), images, 60.0 * minutes)
     assert set(NETWORKS) <= {one.name for one in longer.contenders}
 
@@ -162,6 +165,24 @@ def test_a_study_keeps_its_budget_if_training_becomes_much_slower(
     machine = Machine(slowed=(when * seconds, slower))
     studied(machine, images, seconds)
     assert machine.now <= 1.1 * seconds, machine
+
+
+def test_networks_from_scratch_of_several_tasks_share_the_time(
+    images: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[budget.ScratchTime] = []
+    for tasks in (1, 2):
+        monkeypatch.setattr("retouch.studies.budget.tasks", lambda parts, tasks=tasks: tasks)
+        work = budget.scratch_time
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "retouch.studies.final.scratch_time", lambda *given: (found.append(work(*given)), found[-1])[1]
+            )
+            studied(Machine(), images)
+    one, two = found
+    assert one.most is not None
+    assert two.most == pytest.approx(one.most / 2)
+    assert abs(two.steps - one.steps / 2) <= 1
 
 
 def test_timing_the_network_from_scratch_counts_as_well(images: SimpleNamespace) -> None:

@@ -13,6 +13,7 @@ import retouch
 from common.config import validate
 from common.encoders import EncoderConfig, build_encoder
 from common.encoders.load import read_encoder_card
+from common.errors import UserError
 from common.files import write_json
 from finetune.data import LabeledData
 from retouch.cli import main
@@ -47,6 +48,11 @@ def test_the_winner_gets_a_probe_on_the_labels_of_the_study_and_that_predicts(ou
         ],
         ["retouch", "predict", str(probe), "data=my/new"],
     ]
+
+
+def test_a_study_in_the_working_folder_names_its_probe_too(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(out)
+    assert steps(Path(), read_results(out))[1] == ["retouch", "predict", f"{out}-probe", "data=my/new"]
 
 
 def test_a_winner_without_an_encoder_to_load_has_no_next_step(out: Path) -> None:
@@ -104,6 +110,11 @@ def test_a_study_that_goes_on_after_its_tests_does_not_say_that_it_tests(
         assert retouch.study({**values, "resume": True}) is not None
     assert "is best on validation; all contestants are tested\n" in caplog.text
     assert "testing" not in caplog.text
+    before = (tmp_path / "study" / "results.json").read_bytes()
+    # networks that have ended their training learn no more, so it would only say that it had more time
+    with pytest.raises(UserError, match=r"has finished, with a budget of 1 s; .* start a new study with budget=10h"):
+        retouch.study({**values, "resume": True, "budget": "10h"})
+    assert (tmp_path / "study" / "results.json").read_bytes() == before
 
 
 def test_a_repeated_plan_names_who_of_this_study_it_leaves_out(tmp_path: Path) -> None:
@@ -118,4 +129,8 @@ def test_a_repeated_plan_names_who_of_this_study_it_leaves_out(tmp_path: Path) -
     )
     report = retouch.study({**values, "contestants": ["pca", "random_patches", "scratch"]})
     assert report is not None
-    assert report.left_out == (lines[0], "random_patches: the plan does not have it", lines[2])
+    assert report.left_out == (
+        "pca: not in the plan that is repeated (then: needs about 90 s)",
+        "random_patches: not in the plan that is repeated",
+        "scratch: not in the plan that is repeated (then: there is no time)",
+    )

@@ -224,3 +224,19 @@ def test_a_plan_survives_its_file() -> None:
     plan = planned({"a": Timing(start=0.1, step=0.2, judge=0.3)}, 50.0)
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
     assert isinstance(plan.rungs[0], Rung)
+
+
+def test_the_most_that_a_rung_may_take_by_hand() -> None:
+    timing = Timing(start=2.0, step=0.1, judge=9.0)
+    found = Plan(
+        image_size=32,
+        sizes=Sizes(judged=1, fitted=1, tested=1),
+        simple=(),
+        steps={"mask": 100},
+        rungs=(Rung(seconds=10.0, steps={"mask": 25}), Rung(seconds=40.0, steps={"mask": 100})),
+        scratch=0,
+        probe=False,
+        timings={"mask": timing},
+    )
+    assert found.most_seconds("mask", 1, 0.0) == pytest.approx(1.5 * (10 + 2 + 12 * 0.1) + 1)
+    assert found.most_seconds("mask", 2, 14.0) == pytest.approx(14 + 1.25 * (30 + 2 + 12 * 0.1) + 1)

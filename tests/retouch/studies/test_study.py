@@ -385,6 +385,8 @@ def test_rungs_that_end_early_on_a_machine_that_has_become_slower_are_repeated_s
         assert found == ends[: len(found)]
     assert any(rung.steps[name] < 0.1 * plan.steps[name] for name, rung in zip(NAMES, plan.rungs, strict=False))
     assert plan.scratch_ends["color"] < plan.scratch
+    assert report.named("scratch").taken == plan.scratch_ends["color"]
+    assert [line for line in report.notes if line.startswith("color: training from scratch ended after ")]
     given = plan.model_copy(update={"scratch_most": 1e-6})  # a repetition takes its steps, however long that takes
     write_json(tmp_path / "plan.json", given.model_dump(mode="json"))
     again = retouch.study({**values, "out": tmp_path / "again", "plan": str(tmp_path / "plan.json")})
