@@ -171,14 +171,15 @@ def test_networks_from_scratch_of_several_tasks_share_the_time(
     images: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[budget.ScratchTime] = []
-    for tasks in (1, 2):
-        monkeypatch.setattr("retouch.studies.budget.tasks", lambda parts, tasks=tasks: tasks)
-        work = budget.scratch_time
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                "retouch.studies.final.scratch_time", lambda *given: (found.append(work(*given)), found[-1])[1]
-            )
-            studied(Machine(), images)
+
+    def noted(*given: Any) -> budget.ScratchTime:
+        found.append(budget.scratch_time(*given))
+        return found[-1]
+
+    monkeypatch.setattr("retouch.studies.final.scratch_time", noted)
+    studied(Machine(), images)
+    monkeypatch.setattr("retouch.studies.budget.tasks", lambda parts: 2)
+    studied(Machine(), images)
     one, two = found
     assert one.most is not None
     assert two.most == pytest.approx(one.most / 2)
