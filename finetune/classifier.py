@@ -301,6 +301,11 @@ def _no_classifier(folder: Path) -> str:
         )
     if stage in ("probe", "finetune"):
         return f"{folder} is a run that has not finished: continue it with out={folder} resume=true"
+    if stage == "study":
+        return (
+            f"{folder} is a study: run a probe with the encoder of its winner, by the command at the end of its "
+            "report, and give that run"
+        )
     if stage is not None:
         return f"{folder} is a run of {command(stage)}, which does not save a classifier: {learn}"
     return f"{folder} holds no classifier: {learn}"

@@ -210,8 +210,14 @@ def worth_lines(task: str, encoder: str, found: LabelEfficiency) -> list[str]:
     lines = []
     for name, worth in found.worth.items():
         one = next((one for one in reversed(worth) if one.equals), worth[0])
+        with_labels = f"{task}: {encoder} with {one.labels:,} labels"
+        if one.ci95 == (0, None):  # the interval has them all
+            lines.append(
+                f"{with_labels} may equal {NETWORKS.get(name, name)} with any number: too few test images to tell"
+            )
+            continue
         needed = f"{'about ' if one.equals else ''}{labels_text(found, name, one)}"
-        lines.append(f"{task}: {encoder} with {one.labels:,} labels equals {NETWORKS.get(name, name)} with {needed}")
+        lines.append(f"{with_labels} equals {NETWORKS.get(name, name)} with {needed}")
     return lines
 
 

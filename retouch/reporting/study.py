@@ -81,20 +81,24 @@ def _tables(facts: Facts, run: Studied) -> list[Block]:
     found: list[Block] = [Prose(tuple(about)), *(_contenders(report, task, title) for task, title in titles.items())]
     rules = (RULE, *_why_not_bold(report), *_why_chosen(facts, report))
     found += [Prose(rules, small=True), Prose(("How all were measured:",)), Points(tuple(_protocol(report)))]
-    if report.probe:
-        found.append(
-            Points(
-                tuple(
-                    f"{facts.about(task)}{report.winner} reaches {number(one.test.accuracy)}% "
-                    f"{interval(*one.test.ci95)} with {PROBES[report.probe_kind]} fitted on all {one.n_train:,} "
-                    "labeled images. The other contestants had no such probe, so compare it with none of them."
-                    for task, one in report.probe.items()
-                )
-            )
-        )
+    probed = tuple(
+        f"{facts.about(task)}{report.winner} reaches {number(one.test.accuracy)}% {interval(*one.test.ci95)} with "
+        f"{PROBES[report.probe_kind]} fitted on all {one.n_train:,} labeled images. The other contestants had no such "
+        "probe, so compare it with none of them."
+        for task, one in report.probe.items()
+        if not _is_the_test(report, task)
+    )
+    found += [Points(probed)] if probed else []
     if report.left_out:
         found.append(Points(tuple(f"Not run: {line}." for line in report.left_out)))
     return found
+
+
+def _is_the_test(report: StudyReport, task: str) -> bool:
+    """Whether the winner's probe says no more than its test: it was fitted in the same way, on the same images."""
+    counts, test = report.counts.get(task), report.named(report.winner).test[task]
+    fitted_alike = report.probe_kind == "ridge" and counts is not None and counts.fitted == counts.labeled
+    return fitted_alike and report.probe[task].test.accuracy == test.accuracy
 
 
 def _contestants(report: StudyReport) -> list[str]:

@@ -223,6 +223,10 @@ def test_it_is_said_in_plain_words() -> None:
     assert worth_lines("shape", "denoise", found) == [
         "shape: denoise with 20 labels equals the untrained network with about 2,100 [1,600, 2,900]"
     ]
+    unknown = found.model_copy(update={"worth": {"random_init": (Worth(labels=20, equals=25, ci95=(0, None)),)}})
+    assert worth_lines("shape", "denoise", unknown) == [
+        "shape: denoise with 20 labels may equal the untrained network with any number: too few test images to tell"
+    ]
 
 
 # ---- settings
@@ -257,7 +261,7 @@ def test_curves_end_at_the_probe_itself_and_are_in_the_results(
     said = capsys.readouterr().out
     assert "Linear probe with fewer labels" in said
     assert "[95% interval]" in said
-    assert "equals the untrained network with" in " ".join(said.split())
+    assert " labels may equal the untrained network with any number: " in " ".join(said.split())
 
 
 def test_labels_beyond_the_budget_and_test_labels_change_nothing_that_is_fitted(

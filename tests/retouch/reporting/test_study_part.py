@@ -106,3 +106,15 @@ def test_a_task_is_named_the_same_way_in_all_parts(study: Facts, tmp_path: Path)
     probe = read_facts([write_probe(tmp_path / "p", probe_result(task="plant"))])
     both = replace(study, probes=probe.probes)
     assert [block.title for block in study_tables(both) if hasattr(block, "title")] == ["animal"]
+
+
+@pytest.mark.parametrize(("fitted", "kind", "said_again"), [(500, "ridge", False), (200, "ridge", True)])
+def test_a_probe_that_was_fitted_like_the_test_is_not_said_again(
+    study: Facts, fitted: int, kind: str, *, said_again: bool
+) -> None:
+    [run] = study.studies
+    test = run.report.named("colorize").test["animal"]
+    probe = {"animal": probe_result()[0].linear.model_copy(update={"test": test})}
+    counts = {"animal": Counts(judged=100, fitted=fitted, labeled=500)}
+    text = said(updated(study, probe=probe, probe_kind=kind, counts=counts))
+    assert ("The other contestants had no such probe" in text) == said_again
