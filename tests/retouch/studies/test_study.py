@@ -26,12 +26,12 @@ from finetune.probes import linear
 from retouch.cli import main
 from retouch.reporting.page import html
 from retouch.reporting.reading import read_facts
-from retouch.studies import final, journal, outcome, run
+from retouch.studies import final, outcome, run
 from retouch.studies.budget import ScratchTime
 from retouch.studies.config import StudyConfig
 from retouch.studies.contestants import Learned, Restoring, Speed
 from retouch.studies.images import chosen_rows
-from retouch.studies.journal import CLOCK, Clock, Journal, read_plan
+from retouch.studies.journal import Clock, read_plan
 from retouch.studies.judge import PROBES, Judge
 from retouch.studies.parts import Parts
 from retouch.studies.results import StudyReport, read_results
@@ -314,21 +314,6 @@ def test_a_study_that_is_stopped_names_its_folder_once_and_exits_with_0(
     assert [line.partition("to continue, ")[2] for line in said] == [
         f"run the same command with out={values['out']} resume=true"
     ]
-
-
-def test_the_time_of_a_study_that_is_killed_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "BEAT", 0.01)
-    first = Journal(tmp_path, 1200.0, time.monotonic() - 100)
-    first.save()
-    first.clock.started -= 50  # of a rung, in which nothing is judged
-    with first.beating():
-        while not (tmp_path / CLOCK).exists():
-            time.sleep(0.01)
-    again = Journal(tmp_path, 1200.0, time.monotonic())
-    assert first.memory.spent == pytest.approx(100, abs=2)
-    assert again.clock.taken == pytest.approx(150, abs=2)
-    (tmp_path / CLOCK).write_text("{")  # half a file says nothing
-    assert Journal(tmp_path, 1200.0, time.monotonic()).clock.taken == pytest.approx(100, abs=2)
 
 
 def test_rungs_follow_from_measured_speeds_and_shrink_when_time_runs_out(
