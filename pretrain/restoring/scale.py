@@ -29,7 +29,7 @@ def say_of_scale(restorer: PictureRestorer, pictures: Pictures, config: RestoreC
     fits = _rounded_up(tile / min(sides))
     if config.scale < 1 and smallest < tile:
         log.warning(
-            "scale=%g makes pictures as small as %d px, but the network sees %d px at a time: the rest is their mirror "
+            "scale=%g makes pictures %d px or smaller, but the network sees %d px at a time: the rest is their mirror "
             "image. %s",
             *(config.scale, smallest, tile),
             f"Use scale={fits:g}" if fits < 1 else "Restore small pictures without scale, apart from large ones",
@@ -37,7 +37,7 @@ def say_of_scale(restorer: PictureRestorer, pictures: Pictures, config: RestoreC
     elif not card.learned_at_own_resolution and tile < SMALL * smallest:
         log.warning(
             "the network learned from whole pictures of %d px, but a tile of %d px is a small part of these pictures "
-            "(%d px and more), whose details it has never seen. Use scale=%g to show it what it knows; to learn "
+            "(one has %d px), whose details it has never seen. Use scale=%g to show it what it knows; to learn "
             "details, pretrain with data=patches:FOLDER",
             *(card.image_size, tile, smallest, fits),
         )

@@ -204,9 +204,9 @@ class PretrainSeeds(Result):
         count, psnr = counted(len(self.seeds), "seed"), self.spreads.get("psnr/network")
         if psnr is None:
             return Headline(count)
-        unseen = any(one.ruler is not None and not one.ruler.held_out for one in self.runs)
+        trained_on = any(one.ruler is not None and not one.ruler.held_out for one in self.runs)
         text = f"PSNR {psnr.mean:.1f} ± {psnr.deviation:.1f} ({count})"
-        return Headline(text, psnr.mean, "psnr", on_training=unseen)
+        return Headline(text, psnr.mean, "psnr", on_training=trained_on)
 
 
 class Study(Result):

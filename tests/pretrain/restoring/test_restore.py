@@ -263,7 +263,7 @@ def test_a_scale_that_leaves_less_than_the_network_sees_is_named_with_one_that_f
     caplog.set_level("WARNING", logger="retouch")
     restore(run_of("denoise"), tmp_path / "pictures", tmp_path / "out", f"scale={scale}")
     assert caplog.messages == [
-        f"scale={scale} makes pictures as small as {small} px, but the network sees 16 px at a time: the rest is their "
+        f"scale={scale} makes pictures {small} px or smaller, but the network sees 16 px at a time: the rest is their "
         f"mirror image. {advice}"
     ]
     caplog.clear()
