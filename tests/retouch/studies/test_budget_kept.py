@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from retouch.studies import budget, estimates, run
+from retouch.studies.journal import TestTime
 from retouch.studies.plan import DAMAGED, RACE_SHARE
 from tests.retouch.studies.simulated import NETWORKS, Machine, labeled_images, studied
 
@@ -220,6 +221,29 @@ def test_the_winner_is_tested_on_damaged_images_in_the_time_that_was_planned(
     assert slow.worked["damage"] == 0
     assert report.damage == {}
     assert f"{report.winner} on damaged test images: needs too much time" in report.left_out
+
+
+def test_tests_that_take_longer_than_estimated_count_for_what_follows() -> None:
+    def change_after(*tests: TestTime) -> float:
+        memory = SimpleNamespace(judgments=[])
+        parts: Any = SimpleNamespace(
+            field=SimpleNamespace(restoring=()), journal=SimpleNamespace(memory=memory, tests=tests)
+        )
+        return estimates.change(parts)
+
+    assert change_after() == 1.0
+    assert change_after(TestTime(10.0, 5.0), TestTime(10.0, 5.0)) == pytest.approx(20.3 / 10.3)
+    assert change_after(TestTime(1.0, 5.0)) == 1.0  # estimates are on the high side
+
+
+def test_the_budget_that_would_be_enough_is_that_of_the_fastest_network(
+    images: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.retouch.studies.simulated.step_of", lambda name: 5.0 if name == "mask" else 0.25)
+    [said, *_] = studied(Machine(), images, 130.0).verdict
+    found = re.search(r"try budget=(\d+)m", said)
+    assert found is not None
+    assert int(found[1]) <= 5
 
 
 def test_as_many_images_are_damaged_as_there_is_time_for(images: SimpleNamespace) -> None:
