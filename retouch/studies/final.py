@@ -39,7 +39,7 @@ from retouch.studies.estimates import (
 )
 from retouch.studies.fits import PROBES, WORTH_DRAWS, WORTH_SHARES, ProbeKind
 from retouch.studies.images import LabelSet, titled_tasks
-from retouch.studies.journal import TestTime
+from retouch.studies.journal import TimedTest
 from retouch.studies.judge import Probing
 from retouch.studies.outcome import study_report
 from retouch.studies.parts import Parts
@@ -111,7 +111,7 @@ def _end(parts: Parts, plan: Plan) -> Ended | None:
         if name != winner and name not in answers:
             began = journal.clock.taken
             tested = parts.judge.test(parts.field.named(name))
-            journal.tests.append(TestTime(journal.clock.taken - began, estimated_test(parts, name)))
+            journal.tests.append(TimedTest(journal.clock.taken - began, estimated_test(parts, name)))
             _keep(parts, answers, name, {task: one.predictions for task, one in tested.items()})
     plan = _test_winner(parts, plan, winner, answers)
 

@@ -75,7 +75,7 @@ class Clock:
         return self.budget - self.taken
 
 
-class TestTime(NamedTuple):
+class TimedTest(NamedTuple):
     """A test of this process, in seconds."""
 
     took: float
@@ -89,7 +89,7 @@ class Journal:
         self.folder = folder
         self.memory = _read_memory(folder / JUDGED)
         self.clock = Clock(budget, started, max(self.memory.spent, _read_clock(folder / CLOCK)))
-        self.tests = list[TestTime]()
+        self.tests = list[TimedTest]()
 
     @property
     def plan(self) -> Plan | None:

@@ -29,10 +29,13 @@ from tests.browser import chromium, needs_chromium
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}  # by a page, unasked
+# A key is let go of again and again: what was typed before the page listened would not be searched for.
 FIRST_FOUND = """new Promise((done) => {
   const look = () => {
     const link = document.querySelector(".md-search-result__link");
-    link ? done(link.href) : setTimeout(look, 50);
+    if (link) return done(link.href);
+    document.querySelector("input.md-search__input").dispatchEvent(new Event("keyup"));
+    setTimeout(look, 200);
   };
   look();
 })"""

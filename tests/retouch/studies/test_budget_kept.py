@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from retouch.studies import budget, estimates, run
-from retouch.studies.journal import TestTime
+from retouch.studies.journal import TimedTest
 from retouch.studies.plan import DAMAGED, RACE_SHARE
 from tests.retouch.studies.simulated import NETWORKS, Machine, labeled_images, studied
 
@@ -224,7 +224,7 @@ def test_the_winner_is_tested_on_damaged_images_in_the_time_that_was_planned(
 
 
 def test_tests_that_take_longer_than_estimated_count_for_what_follows() -> None:
-    def change_after(*tests: TestTime) -> float:
+    def change_after(*tests: TimedTest) -> float:
         memory = SimpleNamespace(judgments=[])
         parts: Any = SimpleNamespace(
             field=SimpleNamespace(restoring=()), journal=SimpleNamespace(memory=memory, tests=tests)
@@ -232,8 +232,8 @@ def test_tests_that_take_longer_than_estimated_count_for_what_follows() -> None:
         return estimates.change(parts)
 
     assert change_after() == 1.0
-    assert change_after(TestTime(10.0, 5.0), TestTime(10.0, 5.0)) == pytest.approx(20.3 / 10.3)
-    assert change_after(TestTime(1.0, 5.0)) == 1.0  # estimates are on the high side
+    assert change_after(TimedTest(10.0, 5.0), TimedTest(10.0, 5.0)) == pytest.approx(20.3 / 10.3)
+    assert change_after(TimedTest(1.0, 5.0)) == 1.0  # estimates are on the high side
 
 
 def test_the_budget_that_would_be_enough_is_that_of_the_fastest_network(
