@@ -26,7 +26,7 @@ from pretrain.results import PretrainResults, read_results
 def learned_from(run: Path, trained_on: Provenance, source: Source, rows: Tensor) -> Tensor | None:
     """Which rows ``[N]`` of a source were learned from in the run or a training before it, bool ``[N]``.
 
-    Images are told apart by where they are, so nothing is decoded: copies in other places are not found. Where an image
+    Images are identified by their paths, so nothing is decoded: copies in other places are not found. Where an image
     could not be read in training, it is not known which were held out, and all count as learned from.
 
     Args:
