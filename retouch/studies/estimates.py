@@ -55,8 +55,10 @@ def change(parts: Parts) -> float:
         if last and (found := journal.of(one.name, last)) is not None
     ]
     raced = statistics.median(ratios) if ratios else 1.0
-    took, estimated = (sum(each) for each in zip(*journal.tests, strict=True)) if journal.tests else (0.0, 0.0)
-    return max(raced, (took + MOMENT) / (estimated + MOMENT)) if journal.tests else raced
+    if not journal.tests:
+        return raced
+    took, estimated = sum(one.took for one in journal.tests), sum(one.estimated for one in journal.tests)
+    return max(raced, (took + MOMENT) / (estimated + MOMENT))
 
 
 def time_left(parts: Parts) -> float:

@@ -143,7 +143,7 @@ def _winner(parts: Parts, plan: Plan) -> str:
 
 
 def _skipped(plan: Plan, lines: Sequence[str]) -> Plan:
-    """The plan with tests of the end that were not done for lack of time, so that a repetition skips them as well."""
+    """The plan with a line about each test of the end that was not done."""
     return plan.model_copy(update={"skipped": tuple(dict.fromkeys((*plan.skipped, *lines)))})
 
 

@@ -223,6 +223,9 @@ def _repeated(given: Plan, parts: Parts) -> Plan:
     """The plan of another study, which is followed however long it takes, with a line about each that it leaves out."""
     reasons = {line.partition(":")[0]: line.partition(":")[2].strip() for line in given.left_out}
     widened = [line for line in given.left_out if any(line.startswith(f"{one.name}_") for one in parts.field.simple)]
+    networks = {one.name for one in parts.field.restoring}
+    untried = tuple(name for name in given.untried if name in networks)
+    too_short = 60 * given.enough > parts.config.seconds and bool(untried) == bool(given.untried)
     planned = {*given.steps, *given.simple, *((given.wider.name,) if given.wider else ())}
     missing = [one.name for one in (*parts.field.simple, *parts.field.restoring) if one.name not in planned]
     if SCRATCH in parts.config.contestants and given.scratch_settled and not given.scratch:
@@ -232,7 +235,8 @@ def _repeated(given: Plan, parts: Parts) -> Plan:
             "settled": len(given.rungs),
             "scratch_most": None,
             "skipped": (),
-            "enough": given.enough if 60 * given.enough > parts.config.seconds else 0,
+            "untried": untried,
+            "enough": given.enough if too_short else 0,
             "left_out": (
                 *parts.field.left_out,
                 *(f"{name}: not in the plan that is repeated{_because(reasons.get(name))}" for name in missing),

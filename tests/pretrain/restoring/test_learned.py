@@ -1,4 +1,4 @@
-"""Pictures that a network has learned from are told apart from those that it has not seen."""
+"""Which pictures a network has learned from, and which it has not seen."""
 
 from __future__ import annotations
 

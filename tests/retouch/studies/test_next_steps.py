@@ -123,9 +123,17 @@ def test_a_repeated_plan_names_who_of_this_study_it_leaves_out(tmp_path: Path) -
     lines = ("pca: needs about 90 s", "ica: needs about 80 s", "scratch: there is no time")
     write_json(
         Path(values["plan"]),
-        given.model_copy(update={"simple": (), "steps": {}, "rungs": (), "scratch": 0, "left_out": lines}).model_dump(
-            mode="json"
-        ),
+        given.model_copy(
+            update={
+                "simple": (),
+                "steps": {},
+                "rungs": (),
+                "scratch": 0,
+                "left_out": lines,
+                "enough": 600,
+                "untried": ("mask",),  # of the other study
+            }
+        ).model_dump(mode="json"),
     )
     report = retouch.study({**values, "contestants": ["pca", "random_patches", "scratch"]})
     assert report is not None
@@ -134,3 +142,4 @@ def test_a_repeated_plan_names_who_of_this_study_it_leaves_out(tmp_path: Path) -
         "random_patches: not in the plan that is repeated",
         "scratch: not in the plan that is repeated (then: there is no time)",
     )
+    assert "budget=" not in " ".join(report.verdict)
