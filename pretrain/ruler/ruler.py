@@ -69,7 +69,7 @@ class Ruler:
 
     def __init__(self, learner: MethodLearner, learned: int, at_once: int | None = None) -> None:
         self.learner, self.most = learner, affordable(learned, least=LEAST, most=SAMPLE_IMAGES)
-        if at_once is None:  # a chunk stays in a processor's cache; a GPU is faster with fewer passes
+        if at_once is None:  # a chunk stays in a processor's cache; on a GPU, starting each operation takes time
             at_once = 0 if learner.encoder.mean.device.type == "cpu" else CHUNK_PIXELS
         self.at_once = at_once
         self.curve = Curve()  # the held-out loss
